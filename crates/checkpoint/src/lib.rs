@@ -1,0 +1,1 @@
+//! Checkpoint place, lineage, commit and verification

@@ -1,0 +1,3 @@
+//! The native binary `eagleray`.
+
+fn main() {}

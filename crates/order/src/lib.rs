@@ -1,0 +1,1 @@
+//! Position to sample: permutation, mixture, phases

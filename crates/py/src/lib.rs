@@ -1,0 +1,26 @@
+//! The private native module `eagleray._core`: it maps types and errors, and nothing else.
+//!
+//! Structured values cross as JSON text, bytes as buffers, batches as numpy arrays that own their
+//! memory. Every call into the engine releases the GIL.
+
+mod checkpoint;
+mod errors;
+mod run;
+mod spec;
+mod store;
+mod stream;
+mod tokens;
+
+use pyo3::prelude::*;
+
+#[pymodule]
+fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    errors::register(module)?;
+    spec::register(module)?;
+    store::register(module)?;
+    tokens::register(module)?;
+    stream::register(module)?;
+    checkpoint::register(module)?;
+    run::register(module)
+}

@@ -1,0 +1,7 @@
+//! Bindings of the `spec` floor.
+
+use pyo3::prelude::*;
+
+pub(crate) fn register(_module: &Bound<'_, PyModule>) -> PyResult<()> {
+    Ok(())
+}

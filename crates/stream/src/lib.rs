@@ -1,0 +1,1 @@
+//! The prefetching, resumable sample stream of a rank

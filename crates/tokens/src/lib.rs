@@ -1,0 +1,1 @@
+//! Document readers, tokenizers, and token datasets

@@ -1,0 +1,3 @@
+//! Repository tasks with logic.
+
+fn main() {}
