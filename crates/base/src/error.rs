@@ -148,10 +148,13 @@ impl From<std::io::Error> for Error {
             Io::AlreadyExists => Kind::Conflict,
             Io::StorageFull | Io::QuotaExceeded | Io::FileTooLarge | Io::OutOfMemory => Kind::Exhausted,
             Io::InvalidData | Io::UnexpectedEof => Kind::Corrupt,
-            Io::TimedOut | Io::ConnectionRefused | Io::ConnectionReset | Io::ConnectionAborted => Kind::Unavailable,
+            Io::TimedOut | Io::ConnectionRefused | Io::ConnectionReset | Io::ConnectionAborted => {
+                Kind::Unavailable
+            }
             _ => Kind::Invalid,
         };
-        let hint = (kind == Kind::Exhausted).then_some("free space on the device, then run the same command again");
+        let hint =
+            (kind == Kind::Exhausted).then_some("free space on the device, then run the same command again");
         let mut mapped = Self::new(kind, error.to_string()).with_source(error);
         mapped.hint = hint.map(str::to_owned);
         mapped

@@ -24,5 +24,5 @@ pub mod time;
 pub mod units;
 
 pub use error::{Error, Kind, Result};
-pub use hash::{Digest, crc32c, crc32c_append, mix64};
+pub use hash::{Crc32c, Digest, crc32c, crc32c_append, mix64};
 pub use time::{Clock, Rng};

@@ -24,10 +24,14 @@ const SECONDS: &[(&str, f64)] = &[("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3
 /// `Invalid` where the text is not a number with one of the units B, KB … TB, KiB … TiB.
 pub fn parse_bytes(text: &str) -> Result<u64> {
     let (number, unit) = split(text);
-    let scale = if unit.is_empty() { Some(1) } else { BYTES.iter().find(|(name, _)| *name == unit).map(|u| u.1) };
+    let scale =
+        if unit.is_empty() { Some(1) } else { BYTES.iter().find(|(name, _)| *name == unit).map(|u| u.1) };
     match (number.parse::<f64>(), scale) {
-        (Ok(number), Some(scale)) if number >= 0.0 && number.is_finite() => Ok((number * scale as f64) as u64),
-        _ => Err(Error::invalid(format!("`{text}` is not a size")).with_hint("write a number and a unit: `64MiB`, `1.5GB`")),
+        (Ok(number), Some(scale)) if number >= 0.0 && number.is_finite() => {
+            Ok((number * scale as f64) as u64)
+        }
+        _ => Err(Error::invalid(format!("`{text}` is not a size"))
+            .with_hint("write a number and a unit: `64MiB`, `1.5GB`")),
     }
 }
 
@@ -39,8 +43,11 @@ pub fn parse_duration(text: &str) -> Result<Duration> {
     let (number, unit) = split(text);
     let scale = SECONDS.iter().find(|(name, _)| *name == unit).map(|u| u.1);
     match (number.parse::<f64>(), scale) {
-        (Ok(number), Some(scale)) if number >= 0.0 && number * scale < 1e12 => Ok(Duration::from_secs_f64(number * scale)),
-        _ => Err(Error::invalid(format!("`{text}` is not a duration")).with_hint("write a number and a unit: `30s`, `10m`, `2h`")),
+        (Ok(number), Some(scale)) if number >= 0.0 && number * scale < 1e12 => {
+            Ok(Duration::from_secs_f64(number * scale))
+        }
+        _ => Err(Error::invalid(format!("`{text}` is not a duration"))
+            .with_hint("write a number and a unit: `30s`, `10m`, `2h`")),
     }
 }
 
@@ -82,7 +89,7 @@ mod tests {
         assert_eq!(parse_bytes("1.5 GB").unwrap(), 1_500_000_000);
         assert_eq!(parse_bytes("7").unwrap(), 7);
         assert_eq!(parse_duration("250ms").unwrap(), Duration::from_millis(250));
-        assert_eq!(parse_duration("1.5h").unwrap(), Duration::from_secs(5400));
+        assert_eq!(parse_duration("1.5h").unwrap(), Duration::from_mins(90));
         for wrong in ["", "10", "m", "-3s", "ten minutes"] {
             assert!(parse_duration(wrong).is_err(), "{wrong}");
         }

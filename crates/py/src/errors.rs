@@ -29,7 +29,8 @@ pub(crate) fn to_py(error: Error) -> PyErr {
     };
     Python::attach(|py| {
         let value = exception.value(py);
-        let attributes = [("kind", Some(error.kind().name())), ("message", Some(error.message())), ("hint", error.hint())];
+        let attributes =
+            [("kind", Some(error.kind().name())), ("message", Some(error.message())), ("hint", error.hint())];
         for (name, attribute) in attributes {
             // Setting a plain attribute on our own exception class cannot fail but for memory.
             let _ = value.setattr(name, attribute);

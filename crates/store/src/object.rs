@@ -1,0 +1,150 @@
+//! S3 and memory, through the `object_store` crate.
+
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use eagleray_base::{Error, Result};
+use futures::TryStreamExt;
+use object_store::aws::AmazonS3Builder;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ClientOptions, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, RetryConfig};
+use parking_lot::Mutex;
+
+use crate::ObjectInfo;
+use crate::failure::from_object_store;
+use crate::writer::{Multipart, Sink};
+
+/// How long one operation may take with all its retries before it is an error.
+const RETRY_TIMEOUT: Duration = Duration::from_mins(2);
+const RETRIES_MAX: usize = 8;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+static MEMORIES: LazyLock<Mutex<HashMap<String, Arc<InMemory>>>> = LazyLock::new(Mutex::default);
+
+#[derive(Clone)]
+pub(crate) struct Objects {
+    store: Arc<dyn ObjectStore>,
+    prefix: String,
+}
+
+impl Objects {
+    pub(crate) fn s3(bucket: &str, prefix: &str) -> Result<Self> {
+        let endpoint = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"]
+            .iter()
+            .find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()));
+        let plain = endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://"));
+        let options = ClientOptions::new().with_connect_timeout(CONNECT_TIMEOUT).with_allow_http(plain);
+        let retry =
+            RetryConfig { max_retries: RETRIES_MAX, retry_timeout: RETRY_TIMEOUT, ..RetryConfig::default() };
+        let mut builder = AmazonS3Builder::from_env()
+            .with_bucket_name(bucket)
+            .with_client_options(options)
+            .with_retry(retry);
+        if let Some(endpoint) = endpoint {
+            builder = builder.with_endpoint(endpoint);
+        }
+        let store = builder.build().map_err(|error| {
+            Error::invalid(format!("`s3://{bucket}` cannot be opened: {error}"))
+                .with_hint("look at the `AWS_…` environment variables")
+        })?;
+        Ok(Self { store: Arc::new(store), prefix: prefix.to_owned() })
+    }
+
+    pub(crate) fn memory(name: &str) -> Self {
+        let store = MEMORIES.lock().entry(name.to_owned()).or_default().clone();
+        Self { store, prefix: String::new() }
+    }
+
+    pub(crate) fn child(&self, path: &str) -> Self {
+        Self { store: Arc::clone(&self.store), prefix: self.key(path) }
+    }
+
+    fn key(&self, path: &str) -> String {
+        let path = path.trim_matches('/');
+        match (self.prefix.is_empty(), path.is_empty()) {
+            (true, _) => path.to_owned(),
+            (_, true) => self.prefix.clone(),
+            _ => format!("{}/{path}", self.prefix),
+        }
+    }
+
+    fn path(&self, path: &str) -> Path {
+        Path::from(self.key(path))
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Result<Bytes> {
+        let result = self.store.get(&self.path(path)).await.map_err(from_object_store)?;
+        result.bytes().await.map_err(from_object_store)
+    }
+
+    /// May answer with fewer bytes when the object ends earlier.
+    pub(crate) async fn get_range(&self, path: &str, start: u64, length: u64) -> Result<Bytes> {
+        let location = self.path(path);
+        match self.store.get_range(&location, start..start + length).await {
+            Ok(bytes) => Ok(bytes),
+            Err(error) => match self.store.head(&location).await {
+                Ok(meta) if meta.size <= start => Ok(Bytes::new()),
+                _ => Err(from_object_store(error)),
+            },
+        }
+    }
+
+    pub(crate) async fn head(&self, path: &str) -> Result<Option<ObjectInfo>> {
+        match self.store.head(&self.path(path)).await {
+            Ok(meta) => Ok(Some(info(path.to_owned(), meta))),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(from_object_store(error)),
+        }
+    }
+
+    pub(crate) async fn put(&self, path: &str, bytes: Bytes) -> Result<()> {
+        self.store.put(&self.path(path), bytes.into()).await.map(drop).map_err(from_object_store)
+    }
+
+    pub(crate) async fn put_if_absent(&self, path: &str, bytes: Bytes) -> Result<bool> {
+        match self.store.put_opts(&self.path(path), bytes.into(), PutMode::Create.into()).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
+                Ok(false)
+            }
+            Err(error) => Err(from_object_store(error)),
+        }
+    }
+
+    pub(crate) fn writer(&self, path: &str) -> Sink {
+        Sink::Object(Multipart::new(Arc::clone(&self.store), self.path(path)))
+    }
+
+    pub(crate) async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
+        let location = self.path(prefix);
+        let listed: Vec<ObjectMeta> =
+            self.store.list(Some(&location)).try_collect().await.map_err(from_object_store)?;
+        Ok(listed.into_iter().map(|meta| info(self.relative(&meta.location), meta)).collect())
+    }
+
+    pub(crate) async fn list_dirs(&self, prefix: &str) -> Result<Vec<String>> {
+        let location = self.path(prefix);
+        let listed = self.store.list_with_delimiter(Some(&location)).await.map_err(from_object_store)?;
+        Ok(listed.common_prefixes.iter().filter_map(|path| path.filename().map(str::to_owned)).collect())
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> Result<()> {
+        match self.store.delete(&self.path(path)).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(from_object_store(error)),
+        }
+    }
+
+    fn relative(&self, location: &Path) -> String {
+        let whole = location.as_ref();
+        whole.strip_prefix(&self.prefix).unwrap_or(whole).trim_start_matches('/').to_owned()
+    }
+}
+
+fn info(path: String, meta: ObjectMeta) -> ObjectInfo {
+    let modified_us = meta.last_modified.timestamp_micros().max(0) as u64;
+    ObjectInfo { path, bytes: meta.size, etag: meta.e_tag, modified_us }
+}
