@@ -28,6 +28,7 @@
 pub mod dataset;
 pub mod fixture;
 pub mod format;
+pub mod reader;
 
 pub use dataset::Dataset;
 pub use format::manifest::{Manifest, Shard};
