@@ -1,0 +1,40 @@
+"""Eagle Ray: pretraining on Ray that survives its machines.
+
+`eagleray.data` streams tokens by position, `eagleray.checkpoint` saves and loads, `eagleray.train` runs a
+spec. Importing this package touches neither torch nor Ray.
+"""
+
+from __future__ import annotations
+
+from eagleray._core import (
+    ConflictError,
+    CorruptError,
+    EagleRayError,
+    ExhaustedError,
+    InternalError,
+    InvalidError,
+    NotFoundError,
+    UnavailableError,
+    __version__,
+)
+
+__all__ = [
+    "ConflictError",
+    "CorruptError",
+    "EagleRayError",
+    "ExhaustedError",
+    "InternalError",
+    "InvalidError",
+    "NotFoundError",
+    "UnavailableError",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Loads the sub-packages when they are first asked for."""
+    if name in {"checkpoint", "data", "train"}:
+        import importlib
+
+        return importlib.import_module(f"eagleray.{name}")
+    raise AttributeError(f"module `eagleray` has no attribute `{name}`")

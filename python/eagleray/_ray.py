@@ -1,0 +1,164 @@
+"""Everything of Ray that is private, in one module: Ray Train 2.60's controller hooks and start-up knobs.
+
+Used: `RunConfig.callbacks` with controller and worker-group callbacks, a trainer that swaps the failure
+policy, and environment variables. Another minor version of Ray is refused rather than trusted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import time
+from typing import Any
+
+import ray
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
+from ray.train.v2._internal.execution.failure_handling import FailureDecision
+from ray.train.v2._internal.execution.failure_handling.default import DefaultFailurePolicy
+
+from eagleray import _core
+
+SUPPORTED = (2, 60)
+OBJECT_STORE_BYTES = 128 << 20
+
+# What a restart cannot mend: the same input gives the same end.
+PERMANENT = (
+    _core.InvalidError,
+    _core.NotFoundError,
+    _core.ConflictError,
+    _core.CorruptError,
+    _core.ExhaustedError,
+)
+
+_ENVIRONMENT = {
+    # The controller notices a dead worker at its next poll; Ray's own 2 s is most of our time to detect.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+# One machine of one user is not reclaimed with a notice.
+_EMBEDDED_ENVIRONMENT = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+
+
+def require_version() -> None:
+    """Refuses a Ray whose privates were not read."""
+    found = tuple(int(part) for part in ray.__version__.split(".")[:2])
+    if found != SUPPORTED:
+        expected = ".".join(str(part) for part in SUPPORTED)
+        raise _core.InvalidError(f"expected Ray {expected}.x, found {ray.__version__}; `pip install 'ray[train]=={expected}.*'`")
+
+
+def start(workers: int, *, verbose: bool) -> None:
+    """Connects to the cluster of `RAY_ADDRESS`, or starts one in this process's lifetime with room for `workers`."""
+    if ray.is_initialized():
+        return
+    require_version()
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    level = logging.INFO if verbose else logging.ERROR
+    common: dict[str, Any] = {"log_to_driver": verbose, "logging_level": level, "configure_logging": True}
+    if address := os.environ.get("RAY_ADDRESS"):
+        ray.init(address=address, **common)
+    else:
+        for name, value in _EMBEDDED_ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        ray.init(
+            # Not `auto`: a cluster left by another user of the machine is not ours to train on.
+            address="local",
+            num_cpus=max(workers, len(os.sched_getaffinity(0))),
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            _temp_dir=temp_dir(),
+            **common,
+        )
+    quiet(verbose=verbose)
+
+
+def temp_dir() -> str:
+    """A short folder of this user: the path of Ray's sockets below it may have 107 bytes."""
+    return os.environ.get("RAY_TMPDIR") or os.path.join(tempfile.gettempdir(), f"eagleray-ray-{os.getuid()}")
+
+
+def quiet(*, verbose: bool) -> None:
+    """Keeps Ray's own loggers off the terminal unless asked for; their files stay."""
+    level = logging.INFO if verbose else logging.CRITICAL
+    for name in ("ray", "ray.train", "ray.data", "ray.tune"):
+        logging.getLogger(name).setLevel(level)
+
+
+def log_dir() -> str | None:
+    """Where this session's logs lie, while connected."""
+    node = ray._private.worker._global_node
+    return None if node is None else os.path.join(node.get_session_dir_path(), "logs")
+
+
+class PermanentFirst(DefaultFailurePolicy):  # type: ignore[misc]
+    """Ray's policy, but an error that would come again ends the run at once."""
+
+    def make_decision(self, training_failed_error: Any) -> Any:
+        """RAISE for what a restart cannot mend; else Ray's budget of failures."""
+        failures = getattr(training_failed_error, "worker_failures", {})
+        if any(isinstance(failure, PERMANENT) for failure in failures.values()):
+            return FailureDecision.RAISE
+        return super().make_decision(training_failed_error)
+
+
+class Trainer(TorchTrainer):  # type: ignore[misc]
+    """Ray's torch trainer under our failure policy."""
+
+    def _initialize_and_run_controller(self, **controller_init_kwargs: Any) -> Any:
+        controller_init_kwargs["failure_policy"] = PermanentFirst(self.run_config.failure_config)
+        return super()._initialize_and_run_controller(**controller_init_kwargs)
+
+    def _create_default_callbacks(self) -> Any:
+        # The cleaner asks Ray's dashboard, which an embedded Ray does not run, about a controller that an
+        # embedded Ray cannot outlive; it would only take a process and complain.
+        callbacks = super()._create_default_callbacks()
+        if os.environ.get("RAY_ADDRESS"):
+            return callbacks
+        return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
+
+
+class KeeperCallback(ControllerCallback, WorkerGroupCallback):  # type: ignore[misc]
+    """Tells the ledger's keeper, from the controller, when worker groups fail and when they are built."""
+
+    _INTERRUPTING = ("RESTARTING", "RESCHEDULING", "RESIZING", "PREEMPTING")
+
+    def __init__(self, keeper: Any) -> None:
+        self._keeper = keeper
+
+    def before_worker_group_start(self, worker_group_context: Any) -> None:
+        """A worker group is about to be built; the one before is gone."""
+        ray.get(self._keeper.begin_generation.remote(worker_group_context.num_workers, time.time()))
+
+    def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
+        """A failure or a resize was decided on: that is when it was seen."""
+        name = current_state._state_type.state_name
+        failed = getattr(getattr(current_state, "next_state", None), "training_failed_error", None)
+        if name in self._INTERRUPTING or failed is not None:
+            error = getattr(current_state, "training_failed_error", None) or failed
+            reason = name.lower() if error is None else reason_of(error)
+            ray.get(self._keeper.interrupted.remote(time.time(), reason))
+
+
+def reason_of(error: BaseException) -> str:
+    """One line that says why a worker group ended: our own error if there is one, else the lowest rank's."""
+    cause = cause_of(error)
+    line = next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
+    return line.strip()[:300]
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """The worker's error inside Ray's wrappers; a lasting one before what it set off in its peers."""
+    failures = list(getattr(error, "worker_failures", {}).values())
+    for kinds in (PERMANENT, _core.EagleRayError, Exception):
+        for failure in failures:
+            if isinstance(failure, kinds):
+                return failure  # type: ignore[no-any-return]
+    return getattr(error, "controller_failure", None) or error

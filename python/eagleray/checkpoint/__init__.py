@@ -1,0 +1,88 @@
+"""Checkpoints: saved beside training, committed by one object, verified before they are read.
+
+`save` and `load` are for any nested state of tensors and plain values, from one process or every rank of
+a `torch.distributed` world; a run's own saves go through `engine` with lineage and retention.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch.distributed as dist
+
+from eagleray import _core
+
+from . import engine
+from .engine import CheckpointEngine, Place, Saved
+
+__all__ = ["CheckpointEngine", "Place", "Saved", "load", "save"]
+
+
+def save(state: Mapping[str, Any], url: str) -> str:
+    """Saves `state` below `url` and commits it; returns the directory, relative to `url`.
+
+    Tensors (sharded ones too) go to files, everything else must be plain JSON and goes into the commit.
+    """
+    place = _place(url)
+    tensors, values = _split(state)
+    newest = _newest(url)
+    step = 0 if newest is None else int(newest["step"]) + 1
+    fields = {"step": step, "position": 0, "strategy": "none", "metadata": {"values": values}}
+    directory, _ = engine.write(place, tensors, fields)
+    return directory
+
+
+def load(state: dict[str, Any], url: str) -> None:
+    """Fills `state` from the newest commit below `url`: tensors in place, plain values replaced."""
+    newest = _newest(url)
+    if newest is None:
+        raise _core.NotFoundError(f"no committed checkpoint below `{url}`")
+    engine.require_fit(newest, {})
+    tensors, _ = _split(state)
+    engine.load(_place(url), str(newest["directory"]), tensors)
+    _merge(state, newest["metadata"]["values"])
+
+
+def _place(url: str) -> Place:
+    if not dist.is_initialized():
+        return Place(store_url=url, attempt=0, rank=0, world=1, group=None)
+    group = dist.new_group(backend="gloo")
+    return Place(store_url=url, attempt=0, rank=dist.get_rank(), world=dist.get_world_size(), group=group)
+
+
+def _newest(url: str) -> dict[str, Any] | None:
+    text = _core.newest(url)
+    return None if text is None else json.loads(text)
+
+
+def _split(state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Tensors and plain values of a nested state, each in the same nesting."""
+    tensors: dict[str, Any] = {}
+    values: dict[str, Any] = {}
+    for name, value in state.items():
+        if isinstance(value, Mapping):
+            inner_tensors, inner_values = _split(value)
+            if inner_tensors:
+                tensors[name] = inner_tensors
+            if inner_values:
+                values[name] = inner_values
+        elif hasattr(value, "data_ptr"):
+            tensors[name] = value
+        else:
+            try:
+                json.dumps(value)
+            except TypeError as error:
+                kind = type(value).__name__
+                raise _core.InvalidError(f"`{name}` is a `{kind}`: state is tensors and plain JSON values") from error
+            values[name] = value
+    return tensors, values
+
+
+def _merge(state: dict[str, Any], values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        if isinstance(value, Mapping) and isinstance(state.get(name), dict):
+            _merge(state[name], value)
+        else:
+            state[name] = value

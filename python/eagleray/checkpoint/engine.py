@@ -1,0 +1,233 @@
+"""Saves in the background and loads what was verified: DCP in the middle, our lineage and commit around it.
+
+A save is a copy to host memory, then a thread of each rank that writes files, then segments, then one
+commit by rank 0. The thread talks to its peers over a gloo group of its own, so the training step never
+waits for it; a save that fails or dies leaves no commit, and no reader sees it.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.tensor import DTensor
+
+from eagleray import _core
+
+from .storage import StoreReader, StoreWriter
+
+ENGINE = "torch.dcp"
+FORMAT = "eagleray.commit"
+FORMAT_VERSION = 1
+
+State = dict[str, Any]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a run's saves go, and who writes: one rank of a world, for one attempt."""
+
+    store_url: str
+    attempt: int
+    rank: int
+    world: int
+    group: dist.ProcessGroup | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Saved:
+    """A save that was committed. Times are seconds since the epoch."""
+
+    step: int
+    directory: str
+    began: float
+    staged: float
+    committed: float
+    bytes: int
+
+
+@dataclass(slots=True)
+class _Flight:
+    """One save on its way; `error` or `saved` is set when the thread ends."""
+
+    step: int
+    thread: threading.Thread | None = None
+    saved: Saved | None = None
+    error: Exception | None = None
+    done: threading.Event = field(default_factory=threading.Event)
+
+
+class CheckpointEngine:
+    """At most one save in flight; every rank of the world calls the same methods in the same order."""
+
+    def __init__(self, place: Place, now: Callable[[], float] = time.time) -> None:
+        self._place = place
+        self._now = now
+        self._flight: _Flight | None = None
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether a save has begun that nobody has collected."""
+        return self._flight is not None
+
+    def save_async(self, state: State, commit: Mapping[str, Any]) -> None:
+        """Copies `state` to host memory and returns; the rest happens in a thread of this process.
+
+        `commit` holds the fields of the commit that the engine does not know (`step`, `position`, hashes …).
+        The save before must have been collected.
+        """
+        if self._flight is not None:
+            raise _core.InternalError("a save began before the one before it was collected")
+        began = self._now()
+        staged = stage(state)
+        flight = _Flight(step=int(commit["step"]))
+        times = (began, self._now())
+        flight.thread = threading.Thread(
+            target=self._run, args=(flight, staged, dict(commit), times), name=f"save-{flight.step}", daemon=True
+        )
+        self._flight = flight
+        flight.thread.start()
+
+    def finished(self) -> bool:
+        """Whether the save in flight has ended, well or not; false when there is none."""
+        return self._flight is not None and self._flight.done.is_set()
+
+    def failed(self) -> bool:
+        """Whether the save in flight has ended badly."""
+        return self._flight is not None and self._flight.done.is_set() and self._flight.error is not None
+
+    def collect(self) -> Saved | None:
+        """Waits for the save in flight and returns it; raises what it failed with. None when there is none."""
+        flight, self._flight = self._flight, None
+        if flight is None:
+            return None
+        flight.done.wait()
+        if flight.error is not None:
+            raise flight.error
+        return flight.saved
+
+    def _run(self, flight: _Flight, state: State, commit: dict[str, Any], times: tuple[float, float]) -> None:
+        try:
+            directory, size = write(self._place, state, commit)
+            began, staged = times
+            flight.saved = Saved(
+                step=flight.step, directory=directory, began=began, staged=staged, committed=self._now(), bytes=size
+            )
+        except Exception as error:
+            flight.error = error
+        finally:
+            flight.done.set()
+
+
+def stage(state: State) -> State:
+    """A copy of `state` in host memory; shards stay shards."""
+
+    def to_host(tensor: torch.Tensor) -> torch.Tensor:
+        if isinstance(tensor, DTensor):
+            local = to_host(tensor.to_local())
+            return DTensor.from_local(
+                local, tensor.device_mesh, tensor.placements, run_check=False, shape=tensor.shape, stride=tensor.stride()
+            )
+        return tensor.detach().to("cpu", copy=True)
+
+    def copy(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: copy(inner) for name, inner in value.items()}
+        return to_host(value) if isinstance(value, torch.Tensor) else value
+
+    return {name: copy(value) for name, value in state.items()}
+
+
+def write(place: Place, state: State, commit: Mapping[str, Any]) -> tuple[str, int]:
+    """Writes and commits one save; returns its directory and size. Every rank raises when any rank failed."""
+    step = int(commit["step"])
+    directory = _agree(place, lambda: str(_core.next_save(place.store_url, place.attempt, step)) if _first(place) else "")
+    store = _core.Store(f"{place.store_url.rstrip('/')}/{directory}")
+    writer = StoreWriter(store)
+    try:
+        dcp.save(state, storage_writer=writer, process_group=place.group, no_dist=place.group is None)
+    except CheckpointException as error:
+        raise _cause(error) from error
+    _agree(place, lambda: _write_segment(place, directory, writer))
+    size = _agree(place, lambda: _commit(place, directory, commit) if _first(place) else 0)
+    return directory, size
+
+
+def _write_segment(place: Place, directory: str, writer: StoreWriter) -> None:
+    files = [file.to_json() for file in writer.files.written]
+    segment = json.dumps({"rank": place.rank, "files": files})
+    _core.write_segment(place.store_url, directory, place.rank, segment)
+
+
+def _commit(place: Place, directory: str, commit: Mapping[str, Any]) -> int:
+    fields = {"engine": ENGINE, "attempt": place.attempt, "world": place.world, **commit}
+    _core.commit(place.store_url, directory, json.dumps(fields))
+    committed = json.loads(_core.read_commit(place.store_url, directory))
+    return sum(int(file["bytes"]) for file in committed["files"])
+
+
+def load(place: Place, directory: str, state: State) -> None:
+    """Verifies the files of a commit, a share by each rank, and reads `state`'s tensors in place."""
+    _agree(place, lambda: _core.verify(place.store_url, directory, (place.rank, place.world)))
+    store = _core.Store(f"{place.store_url.rstrip('/')}/{directory}")
+    try:
+        dcp.load(state, storage_reader=StoreReader(store), process_group=place.group, no_dist=place.group is None)
+    except CheckpointException as error:
+        raise _cause(error) from error
+
+
+def _first(place: Place) -> bool:
+    return place.rank == 0
+
+
+def _agree(place: Place, action: Callable[[], T]) -> T:
+    """Runs `action` on every rank and returns rank 0's result; raises the first rank's error on all of them."""
+    outcome: tuple[T | None, Exception | None]
+    try:
+        outcome = (action(), None)
+    except Exception as error:
+        outcome = (None, error)
+    outcomes: list[Any] = [outcome]
+    if place.group is not None:
+        outcomes = [None] * place.world
+        dist.all_gather_object(outcomes, outcome, group=place.group)
+    for _, error in outcomes:
+        if error is not None:
+            raise error
+    result: T = outcomes[0][0]
+    return result
+
+
+def _cause(error: CheckpointException) -> Exception:
+    """The lowest rank's own error, without DCP's wrapping; ours keep their class and hint."""
+    for _, (failure, _trace) in sorted(error.failures.items()):
+        if isinstance(failure, Exception):
+            return failure
+    return error
+
+
+def require_fit(commit: Mapping[str, Any], expected: Mapping[str, str]) -> None:
+    """Refuses a commit that this run cannot continue from, naming both sides of the difference."""
+    where = f"checkpoint of step {commit.get('step')}"
+    if commit.get("format_version") != FORMAT_VERSION:
+        message = f"{where}: format version {commit.get('format_version')}, expected {FORMAT_VERSION}"
+        raise _core.InvalidError(message)
+    if commit.get("engine") != ENGINE:
+        raise _core.InvalidError(f"{where}: written by engine `{commit.get('engine')}`, expected `{ENGINE}`")
+    nouns = {"model_hash": "another model", "order_hash": "another data order"}
+    for key, noun in nouns.items():
+        if key in expected and commit.get(key) != expected[key]:
+            short = (str(expected[key])[:12], str(commit.get(key))[:12])
+            raise _core.InvalidError(
+                f"{where} is of {noun}: expected `{key}` {short[0]}, found {short[1]}; "
+                "restore the spec it was made with, or start in another `store`"
+            )

@@ -1,0 +1,61 @@
+"""What a run's ledger adds up to, for the driver's last words; the adding up is the core's."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from eagleray import _core
+
+from .console import Console
+
+REPORT_SECONDS_MAX = 120
+
+
+def reached_step(store_url: str) -> int:
+    """The last step that any attempt took: what a new one does again is recomputation."""
+    events = json.loads(_core.read_ledger(store_url))
+    return max((int(event["step"]) for event in events if event["kind"] == "step"), default=0)
+
+
+def summary(store_url: str, name: str, outcome: str, step: int) -> dict[str, Any]:
+    """The run in a few figures, with where everything lies."""
+    account = json.loads(_core.account(store_url))
+    base = store_url.rstrip("/")
+    newest = _core.newest(store_url)
+    kept = ("steps", "validation", "tokens_per_second", "shares", "attempts")
+    figures = {key: account[key] for key in kept if key in account}
+    return figures | {
+        "name": name,
+        "outcome": outcome,
+        "step": step,
+        "checkpoint": None if newest is None else f"{base}/{json.loads(newest)['dir']}",
+        "ledger": f"{base}/ledger",
+        "report": f"{base}/report/report.html",
+    }
+
+
+def report(store_url: str, console: Console) -> None:
+    """Writes the report by the binary beside this Python; without one, says how to write it."""
+    binary = _binary()
+    if binary is None:
+        console.say(f"no `eagleray` binary beside {sys.executable}; write the report with `eagleray report {store_url}`")
+        return
+    done = subprocess.run(
+        [binary, "report", store_url, "--format", "json"],
+        capture_output=True,
+        text=True,
+        timeout=REPORT_SECONDS_MAX,
+        check=False,
+    )
+    if done.returncode != 0:
+        console.say(f"the report was not written: {done.stderr.strip()}")
+
+
+def _binary() -> str | None:
+    beside = Path(sys.executable).parent / "eagleray"
+    return str(beside) if beside.is_file() else shutil.which("eagleray")

@@ -1,0 +1,133 @@
+"""What the driver says on the terminal: one progress line, a summary, and errors without tracebacks."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from typing import Any
+
+from eagleray import _core
+
+# Without a terminal, progress is a line of its own this often.
+PLAIN_LINE_SECONDS = 10.0
+
+EXIT_DONE, EXIT_FAULT, EXIT_UNEXPECTED, EXIT_STOPPED = 0, 1, 2, 130
+_FAULTS = (
+    _core.InvalidError,
+    _core.NotFoundError,
+    _core.ConflictError,
+    _core.UnavailableError,
+    _core.CorruptError,
+    _core.ExhaustedError,
+)
+
+
+class Console:
+    """Progress on stderr, results on stdout."""
+
+    def __init__(self, *, as_json: bool = False, verbose: bool = False) -> None:
+        self.as_json = as_json
+        self.verbose = verbose
+        self._terminal = sys.stderr.isatty()
+        self._line_open = False
+        self._printed_at = float("-inf")
+
+    def say(self, text: str) -> None:
+        """One line about what goes on."""
+        self._end_line()
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+
+    def progress(self, now: float, report: dict[str, Any]) -> None:
+        """The progress line: step, loss, speed, data wait and time left."""
+        if "step" not in report:
+            return
+        line = progress_line(report)
+        if self._terminal:
+            sys.stderr.write(f"\r\x1b[2K{line}")
+            self._line_open = True
+        elif now - self._printed_at >= PLAIN_LINE_SECONDS:
+            sys.stderr.write(f"{line}\n")
+        else:
+            return
+        self._printed_at = now
+        sys.stderr.flush()
+
+    def summary(self, summary: dict[str, Any]) -> None:
+        """The end of the run, for people or for programs."""
+        self._end_line()
+        if self.as_json:
+            sys.stdout.write(json.dumps(summary) + "\n")
+        else:
+            sys.stdout.write(summary_text(summary))
+        sys.stdout.flush()
+
+    def error(self, error: BaseException, logs: str | None) -> int:
+        """Says what went wrong, and returns the exit code."""
+        self._end_line()
+        if self.verbose:
+            traceback.print_exception(error)
+        ours = isinstance(error, _core.EagleRayError)
+        text = str(error) if ours else f"{type(error).__name__}: {error}"
+        if self.as_json:
+            sys.stdout.write(json.dumps({"error": text, "kind": getattr(error, "kind", "internal")}) + "\n")
+        sys.stderr.write(f"error: {text.rstrip()}\n")
+        expected = isinstance(error, _FAULTS)
+        if not expected and logs is not None:
+            sys.stderr.write(f"logs: {logs}\n")
+        if not expected and not self.verbose:
+            sys.stderr.write("hint: run again with `--verbose` for the traceback\n")
+        sys.stderr.flush()
+        return EXIT_FAULT if expected else EXIT_UNEXPECTED
+
+    def _end_line(self) -> None:
+        if self._line_open:
+            sys.stderr.write("\n")
+            self._line_open = False
+
+
+def progress_line(report: dict[str, Any]) -> str:
+    """`step 120/400 · loss 4.213 · 12.3k tok/s · data wait 0.1 % · 2m 10s left`."""
+    parts = [f"step {report['step']}/{report['total_steps']}", f"loss {report['loss']:.4f}"]
+    if "tokens_per_second" in report:
+        left = (report["total_steps"] - report["step"]) * report["seconds_per_step"]
+        parts += [
+            f"{_count(report['tokens_per_second'])} tok/s",
+            f"data wait {report['data_wait_share'] * 100:.1f} %",
+            f"{_duration(left)} left",
+        ]
+    if "checkpoint_step" in report:
+        parts.append(f"saved {report['checkpoint_step']}")
+    return " · ".join(parts)
+
+
+def summary_text(summary: dict[str, Any]) -> str:
+    """The summary as aligned lines."""
+    rows: list[tuple[str, str]] = [("run", f"{summary['name']}: {summary['outcome']} at step {summary['step']}")]
+    validation = summary.get("validation") or {}
+    if losses := validation.get("loss"):
+        rows.append(("validation loss", f"{losses[0]:.4f} at first, {losses[-1]:.4f} at last"))
+    if speed := summary.get("tokens_per_second"):
+        rows.append(("speed", f"{_count(speed)} tokens/s"))
+    if shares := summary.get("shares"):
+        shown = sorted(((share, name) for name, share in shares.items() if share >= 0.0005), reverse=True)
+        rows.append(("time", ", ".join(f"{name.replace('_', ' ')} {share * 100:.1f} %" for share, name in shown)))
+    rows += [(noun, summary[noun]) for noun in ("checkpoint", "ledger", "report") if summary.get(noun)]
+    width = max(len(noun) for noun, _ in rows)
+    return "".join(f"{noun:<{width}}  {text}\n" for noun, text in rows)
+
+
+def _count(value: float) -> str:
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= limit:
+            return f"{value / limit:.1f}{unit}"
+    return f"{value:.0f}"
+
+
+def _duration(seconds: float) -> str:
+    whole = max(int(seconds), 0)
+    hours, minutes = whole // 3600, whole % 3600 // 60
+    if hours:
+        return f"{hours}h {minutes:02}m"
+    return f"{minutes}m {whole % 60:02}s" if minutes else f"{whole}s"

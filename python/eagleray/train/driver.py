@@ -1,0 +1,306 @@
+"""The driver of one attempt: idempotent from the first line, so the same command always continues the run.
+
+    finished already? → same spec? → datasets built → attempt claimed → Ray Train fits, re-forms, fits on
+        → account closed, summary and report
+
+It runs the trainer in a thread and keeps the main thread for signals and the progress line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eagleray import _core
+from eagleray.checkpoint.engine import require_fit
+
+from .account import reached_step, report, summary
+from .console import EXIT_DONE, EXIT_STOPPED, Console
+from .datasets import ensure_datasets
+from .ledger import Clock
+from .plan import Plan, plan_from
+
+POLL_SECONDS = 0.5
+# Ranks notice a lost peer by its closed socket; this only bounds a peer that hangs without dying.
+COLLECTIVE_TIMEOUT_SECONDS = 600
+
+
+class Interrupted(Exception):
+    """A signal asked this process to stop before there was anything to save."""
+
+
+@dataclass(slots=True)
+class Stop:
+    """How often the user has asked to stop."""
+
+    count: int = 0
+
+    def check(self) -> None:
+        """Leaves at once when asked to; for the stretches where there is nothing to save."""
+        if self.count:
+            raise Interrupted
+
+
+def run(resolved: Mapping[str, Any], *, take_over: bool, console: Console) -> int:
+    """Runs or continues the run of a resolved spec; returns the exit code."""
+    with _signals() as stop:
+        try:
+            return _run(resolved, take_over=take_over, console=console, stop=stop)
+        except (Interrupted, KeyboardInterrupt):
+            console.say("stopped before training began; resume with the same command")
+            return EXIT_STOPPED
+        except Exception as error:
+            return console.error(_unwrapped(error), _logs())
+        finally:
+            _shutdown_ray()
+
+
+def _run(resolved: Mapping[str, Any], *, take_over: bool, console: Console, stop: Stop) -> int:
+    spec = resolved["spec"]
+    store_url = spec["store"]
+    commit = _newest(store_url)
+    if commit is not None:
+        _require_same_run(store_url, resolved, commit)
+        if int(commit["step"]) >= spec["train"]["steps"]:
+            console.say(f"run `{spec['name']}` is complete: {commit['step']} steps; nothing to do")
+            report(store_url, console)
+            console.summary(summary(store_url, spec["name"], "completed", int(commit["step"])))
+            return EXIT_DONE
+    workers = spec["cluster"]["workers"]
+    datasets = ensure_datasets(resolved, console, workers["max"])
+    stop.check()
+    plan = plan_from(resolved, datasets.urls, datasets.vocab_size)
+    attempt = _claim(store_url, resolved, take_over=take_over)
+    resumed = "from the beginning" if commit is None else f"from step {commit['step']}"
+    console.say(f"run `{plan.name}` · attempt {attempt} · {resumed} · {_workers_text(workers)} · {plan.strategy}")
+    return _Attempt(plan, attempt, resolved, console, stop).run()
+
+
+class _Attempt:
+    """One claimed attempt: keeper, trainer thread, and the watch over both."""
+
+    def __init__(self, plan: Plan, attempt: int, resolved: Mapping[str, Any], console: Console, stop: Stop) -> None:
+        self.plan, self.attempt, self.resolved = plan, attempt, resolved
+        self.console, self.stop = console, stop
+        self.clock = Clock()
+        self.began = self.clock.now()
+        self.result: dict[str, Any] | None = None
+        self.error: BaseException | None = None
+
+    def run(self) -> int:
+        """Trains to an end of some kind and closes the account."""
+        import ray
+
+        from eagleray import _ray
+
+        from .ledger import Keeper
+
+        workers = self.resolved["spec"]["cluster"]["workers"]
+        _ray.start(workers["max"], verbose=self.console.verbose)
+        keeper_class = ray.remote(num_cpus=0, max_restarts=0)(Keeper)
+        reached = reached_step(self.plan.store)
+        keeper = keeper_class.remote(self.plan.store, self.attempt, self.began, reached, _tensorboard_dir(self.plan))
+        ray.get(keeper.record.remote([self._start_event()]))
+        fit = threading.Thread(target=self._fit, args=(keeper,), name="fit", daemon=True)
+        fit.start()
+        self._watch(fit, keeper)
+        outcome = self._outcome()
+        latest = ray.get(keeper.progress.remote())
+        step = int(self.result["step"]) if self.result else int(latest.get("step", 0))
+        _finish(keeper, self.plan.store, self.attempt, outcome, step, self.clock.now())
+        if self.error is not None:
+            raise self.error
+        if outcome == "stopped":
+            self.console.say(f"stopped after step {step}, saved; resume with the same command")
+            return EXIT_STOPPED
+        report(self.plan.store, self.console)
+        self.console.summary(summary(self.plan.store, self.plan.name, outcome, step))
+        return EXIT_DONE
+
+    def _fit(self, keeper: Any) -> None:
+        """Ray Train, from first worker group to last."""
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig
+
+        from eagleray import _ray
+        from eagleray.data.ray_train import StreamDataConfig
+
+        from .worker import DATASET_NAME, WorkerConfig, run_worker
+
+        spec = self.resolved["spec"]
+        low, high = spec["cluster"]["workers"]["min"], spec["cluster"]["workers"]["max"]
+        scratch = tempfile.mkdtemp(prefix="eagleray-")
+        try:
+            trainer = _ray.Trainer(
+                run_worker,
+                train_loop_config={"worker": WorkerConfig(plan=self.plan, attempt=self.attempt, keeper=keeper)},
+                scaling_config=ScalingConfig(num_workers=low if low == high else (low, high), use_gpu=_has_gpus()),
+                run_config=RunConfig(
+                    name=self.plan.name,
+                    storage_path=scratch,
+                    failure_config=FailureConfig(max_failures=spec["train"]["max_failures"]),
+                    callbacks=[_ray.KeeperCallback(keeper)],
+                ),
+                torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_SECONDS),
+                datasets={DATASET_NAME: _no_dataset},
+                dataset_config=StreamDataConfig(self.plan.stream_config(0, 1, 0)),
+            )
+            self.result = trainer.fit().return_value
+        except BaseException as error:
+            self.error = error
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def _watch(self, fit: threading.Thread, keeper: Any) -> None:
+        """Shows progress and passes the stop on, until the trainer's thread has ended."""
+        import ray
+
+        asked = 0
+        while fit.is_alive():
+            fit.join(POLL_SECONDS)
+            if self.stop.count > asked:
+                asked = self.stop.count
+                if asked > 1:
+                    raise Interrupted
+                self.console.say("stopping: saving after this step (once more to stop at once)")
+                ray.get(keeper.stop.remote())
+            self.console.progress(self.clock.now(), ray.get(keeper.progress.remote()))
+
+    def _outcome(self) -> str:
+        if self.error is None and self.result is not None:
+            return str(self.result["outcome"])
+        cause = None if self.error is None else _unwrapped(self.error)
+        return "superseded" if isinstance(cause, _core.ConflictError) else "failed"
+
+    def _start_event(self) -> dict[str, Any]:
+        import ray
+        import torch
+
+        versions = {"python": platform.python_version(), "ray": ray.__version__, "torch": torch.__version__}
+        return {"t": self.began, "kind": "attempt_start", "attempt": self.attempt, "writer": "driver", **versions}
+
+
+def _no_dataset() -> None:
+    """Ray wants a dataset behind the name; ours is opened by position in each rank."""
+
+
+def _has_gpus() -> bool:
+    import ray
+
+    return ray.cluster_resources().get("GPU", 0) > 0
+
+
+def _newest(store_url: str) -> dict[str, Any] | None:
+    text = _core.newest(store_url)
+    return None if text is None else json.loads(text)
+
+
+def _require_same_run(store_url: str, resolved: Mapping[str, Any], commit: Mapping[str, Any]) -> None:
+    """Refuses to continue a run whose model shape or data order the spec has changed, showing what differs."""
+    expected = {key: resolved[key] for key in ("model_hash", "order_hash")}
+    try:
+        require_fit(commit, expected)
+    except _core.InvalidError as error:
+        before = _core.Store(store_url)
+        if before.head("resolved.json") is None:
+            raise
+        earlier = json.loads(before.get("resolved.json"))["spec"]
+        lines = differences(earlier, resolved["spec"])
+        shown = "".join(f"\n  {line}" for line in lines[:20])
+        raise _core.InvalidError(f"{error}\ndifferences from the spec of this run:{shown}") from error
+
+
+def differences(before: Any, after: Any, path: str = "") -> list[str]:
+    """The leaves that differ between two resolved specs, as `path: before → after`, in order."""
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        names = [*before, *(name for name in after if name not in before)]
+        parts = (differences(before.get(name), after.get(name), f"{path}.{name}" if path else name) for name in names)
+        return [line for part in parts for line in part]
+    if before == after:
+        return []
+    return [f"{path}: {json.dumps(before)} → {json.dumps(after)}"]
+
+
+def _claim(store_url: str, resolved: Mapping[str, Any], *, take_over: bool) -> int:
+    info = {
+        "host": platform.node(),
+        "pid": os.getpid(),
+        "program": resolved["program"],
+        "spec_hash": resolved["spec_hash"],
+        "take_over": take_over,
+    }
+    attempt = int(json.loads(_core.claim(store_url, json.dumps(info)))["attempt"])
+    _core.Store(store_url).put("resolved.json", json.dumps(resolved, indent=2).encode())
+    return attempt
+
+
+def _workers_text(workers: Mapping[str, int]) -> str:
+    low, high = workers["min"], workers["max"]
+    count = str(low) if low == high else f"{low} to {high}"
+    return f"{count} worker{'' if count == '1' else 's'}"
+
+
+def _tensorboard_dir(plan: Plan) -> str | None:
+    """Where TensorBoard events go: beside a local store (event files cannot be appended to on S3)."""
+    return None if "://" in plan.store else str(Path(plan.store) / "tensorboard")
+
+
+def _finish(keeper: Any, store_url: str, attempt: int, outcome: str, step: int, now: float) -> None:
+    import ray
+
+    ray.get(keeper.finish.remote(now, outcome))
+    _core.finish(store_url, attempt, json.dumps({"outcome": outcome, "step": step}))
+
+
+def _unwrapped(error: BaseException) -> BaseException:
+    """The error itself, out of Ray's wrappers."""
+    if isinstance(error, _core.EagleRayError):
+        return error
+    from eagleray import _ray
+
+    return _ray.cause_of(error)
+
+
+def _logs() -> str | None:
+    if "ray" not in sys.modules:
+        return None
+    from eagleray import _ray
+
+    return _ray.log_dir()
+
+
+def _shutdown_ray() -> None:
+    if "ray" in sys.modules:
+        import ray
+
+        ray.shutdown()
+
+
+@contextmanager
+def _signals() -> Iterator[Stop]:
+    """SIGINT and SIGTERM count up `Stop` instead of ending the process, in the main thread only."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def ask(_number: int, _frame: object) -> None:
+        stop.count += 1
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

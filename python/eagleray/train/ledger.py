@@ -1,0 +1,265 @@
+"""The run's account as it happens: spans measured in the ranks, gathered and written beside the driver.
+
+Ranks buffer events and hand them over about once a second from a thread of their own, so the step never
+waits for the ledger. The keeper, an actor on the driver's node, writes them to the store, looks for a
+newer attempt at each write, and answers every hand-over with what the rank must know: stop, superseded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from eagleray import _core
+
+from .tensorboard import TensorBoard
+
+FLUSH_SECONDS = 1.0
+# A rank hands its last events over within this long, or leaves: its peers may be gone.
+CLOSE_SECONDS = 10.0
+
+Event = dict[str, Any]
+
+
+class Clock:
+    """Wall time that cannot jump: the monotonic clock, anchored once."""
+
+    def __init__(self) -> None:
+        self._anchor = time.time() - time.perf_counter()
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+        return self._anchor + time.perf_counter()
+
+
+@dataclass(slots=True)
+class StepWatch:
+    """The spans of one step, each measured by its own start and end; what none covers stays uncovered."""
+
+    clock: Clock
+    start: float = 0.0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def begin(self) -> None:
+        """Starts a step."""
+        self.start = self.clock.now()
+        self.seconds = {}
+
+    @contextlib.contextmanager
+    def span(self, cause: str) -> Iterator[None]:
+        """Adds the block's time to `cause`; blocks must not nest."""
+        start = self.clock.now()
+        try:
+            yield
+        finally:
+            self.seconds[cause] = self.seconds.get(cause, 0.0) + self.clock.now() - start
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Welcome:
+    """What the keeper tells a rank that joins: its generation, and the last step that was ever begun."""
+
+    generation: int
+    reached_step: int
+
+
+class Reporter:
+    """A rank's end of the ledger: events in, signals out."""
+
+    def __init__(self, push: Callable[[list[Event]], dict[str, bool]], common: Event) -> None:
+        self._push = push
+        self._common = common
+        self._lock = threading.Lock()
+        self._events: list[Event] = []
+        self._closing = threading.Event()
+        self._signals: dict[str, bool] = {}
+        self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
+        self._thread.start()
+
+    def add(self, kind: str, **fields: Any) -> None:
+        """Buffers one event."""
+        event = {"kind": kind, **self._common, **fields}
+        with self._lock:
+            self._events.append(event)
+
+    def span(self, cause: str, start: float, end: float) -> None:
+        """Buffers a span of this rank."""
+        self.add("span", t=end, cause=cause, start=start, end=end)
+
+    def signalled(self, name: str) -> bool:
+        """Whether the keeper has asked for `stop`, or found this attempt `superseded`."""
+        return self._signals.get(name, False)
+
+    def close(self) -> None:
+        """Hands over what is left; returns when it was taken or the time is up."""
+        self._closing.set()
+        self._thread.join(CLOSE_SECONDS)
+
+    def _run(self) -> None:
+        while True:
+            closing = self._closing.wait(FLUSH_SECONDS)
+            with self._lock:
+                events, self._events = self._events, []
+            try:
+                self._signals = self._push(events)
+            except Exception:
+                # The keeper is gone, and with it the driver: this process will be ended from there.
+                return
+            if closing:
+                return
+
+
+@dataclass(slots=True)
+class _Member:
+    """What the keeper knows of a rank: the end of the last thing it told of."""
+
+    last_end: float
+
+
+class Keeper:
+    """Writes the attempt's events and remembers what progress, signals and gaps need."""
+
+    def __init__(
+        self, store_url: str, attempt: int, began: float, reached_step: int, tensorboard: str | None = None
+    ) -> None:
+        self._store_url = store_url
+        self._attempt = attempt
+        self._ledger = _core.Ledger(store_url, attempt, "driver")
+        self._clock = Clock()
+        self._generation = -1
+        self._idle_since = began
+        self._gap_cause = "setup"
+        self._interrupted_at: float | None = None
+        self._interrupt_reason = ""
+        self._members: dict[int, _Member] = {}
+        self._reached_step = reached_step
+        self._signals = {"stop": False, "superseded": False}
+        self._flushed_at = 0.0
+        self._flush_error: str | None = None
+        self._latest: dict[str, Any] = {}
+        self._recent: list[tuple[float, int, float, float]] = []
+        self._tensorboard = TensorBoard(tensorboard)
+
+    def begin_generation(self, world: int, now: float) -> int:
+        """A new worker group is being started; whatever the one before still had to say has arrived."""
+        self._settle(now)
+        self._generation += 1
+        self._recent.clear()
+        reason = self._interrupt_reason or "start"
+        self._write(
+            [{"t": now, "kind": "generation", "generation": self._generation, "world": world, "reason": reason}]
+        )
+        return self._generation
+
+    def enter(self, rank: int, entered: float) -> Welcome:
+        """A rank's code has begun to run: the time before it was set-up, or re-forming after a failure."""
+        self._members[rank] = _Member(last_end=entered)
+        self._write([self._span(self._gap_cause, rank, self._idle_since, entered)])
+        return Welcome(generation=max(self._generation, 0), reached_step=self._reached_step)
+
+    def push(self, generation: int, rank: int, events: list[Event]) -> dict[str, bool]:
+        """Takes a rank's events; answers with the signals."""
+        if generation == self._generation and events:
+            self._observe(rank, events)
+            self._write(events)
+        self._flush()
+        return dict(self._signals)
+
+    def interrupted(self, seen: float, reason: str) -> None:
+        """The controller has seen a failure, or decided to resize."""
+        if self._interrupted_at is None:
+            self._interrupted_at = seen
+            self._interrupt_reason = reason
+            self._write([{"t": seen, "kind": "failure", "generation": self._generation, "reason": reason}])
+
+    def stop(self) -> None:
+        """Asks every rank to save and leave at the end of its step."""
+        self._signals["stop"] = True
+
+    def progress(self) -> dict[str, Any]:
+        """The latest step of rank 0 with rates over the last seconds; and what the driver must know."""
+        report = {**self._latest, "superseded": self._signals["superseded"], "flush_error": self._flush_error}
+        if len(self._recent) >= 2:
+            seconds = self._recent[-1][0] - self._recent[0][0]
+            tokens = sum(entry[1] for entry in self._recent[1:])
+            waited = sum(entry[2] for entry in self._recent[1:])
+            stepped = sum(entry[3] for entry in self._recent[1:])
+            report["tokens_per_second"] = tokens / max(seconds, 1e-9)
+            report["data_wait_share"] = waited / max(stepped, 1e-9)
+            report["seconds_per_step"] = seconds / (len(self._recent) - 1)
+        return report
+
+    def record(self, events: list[Event]) -> None:
+        """Writes events of the driver itself."""
+        self._write(events)
+
+    def finish(self, now: float, outcome: str) -> None:
+        """The attempt ends: closes every rank's time, writes the end and flushes."""
+        self._settle(now)
+        step = int(self._latest.get("step", 0))
+        self._write([{"t": now, "kind": "attempt_end", "outcome": outcome, "step": step}])
+        self._ledger.flush()
+        self._ledger.close()
+        self._tensorboard.close()
+
+    def _observe(self, rank: int, events: list[Event]) -> None:
+        member = self._members.setdefault(rank, _Member(last_end=self._idle_since))
+        for event in events:
+            if rank == 0:
+                self._tensorboard.observe(event)
+            member.last_end = max(member.last_end, float(event.get("end", 0.0)))
+            if event["kind"] == "step":
+                self._reached_step = max(self._reached_step, int(event["step"]))
+                if rank == 0:
+                    self._latest.update({name: event[name] for name in ("step", "loss", "lr", "world", "total_steps")})
+                    seconds = event["end"] - event["start"]
+                    self._recent.append((event["end"], event["tokens"], event["data_wait"], seconds))
+                    del self._recent[:-50]
+            elif event["kind"] == "validation":
+                self._latest.setdefault("validation_first", event["loss"])
+                self._latest["validation_last"] = event["loss"]
+            elif event["kind"] == "checkpoint":
+                self._latest["checkpoint_step"] = event["step"]
+                self._latest["checkpoint"] = event["dir"]
+
+    def _settle(self, now: float) -> None:
+        """Ends the time of the ranks of this generation: detection until the failure was seen, else wind-down."""
+        seen = self._interrupted_at
+        for rank, member in self._members.items():
+            if seen is None:
+                self._write([self._span("setup", rank, member.last_end, now)])
+            elif seen > member.last_end:
+                self._write([self._span("detection", rank, member.last_end, seen)])
+        if self._members or seen is not None:
+            self._idle_since = seen if seen is not None else now
+            self._gap_cause = "reform"
+        self._members = {}
+        self._interrupted_at = None
+
+    def _span(self, cause: str, rank: int, start: float, end: float) -> Event:
+        generation = max(self._generation, 0)
+        return {
+            "t": end, "kind": "span", "cause": cause, "rank": rank, "generation": generation, "start": start, "end": end
+        }  # fmt: skip
+
+    def _write(self, events: list[Event]) -> None:
+        if events:
+            self._ledger.append(json.dumps(events))
+
+    def _flush(self) -> None:
+        now = self._clock.now()
+        if now - self._flushed_at < FLUSH_SECONDS:
+            return
+        self._flushed_at = now
+        try:
+            self._ledger.flush()
+            self._flush_error = None
+            self._signals["superseded"] = not _core.is_current(self._store_url, self._attempt)
+        except _core.EagleRayError as error:
+            # Events stay in memory and go out with the next flush; training is not stopped for its diary.
+            self._flush_error = str(error)

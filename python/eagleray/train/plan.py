@@ -1,0 +1,190 @@
+"""What the loop needs of a resolved spec and the built datasets, typed and checked once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .model import ModelConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """One built token dataset of the mixture."""
+
+    name: str
+    url: str
+    weight: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry of a stream's config."""
+        return {"name": self.name, "url": self.url, "weight": self.weight}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validation:
+    """A held-out dataset: the same `samples` each time, every so many steps."""
+
+    name: str
+    url: str
+    every_steps: int
+    samples: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Optimizer:
+    """AdamW and its schedule: linear warm-up, then a cosine down to `final_lr_ratio`."""
+
+    lr: float
+    betas: tuple[float, float]
+    eps: float
+    weight_decay: float
+    warmup_steps: int
+    final_lr_ratio: float
+
+    def lr_at(self, step: int, total_steps: int) -> float:
+        """Learning rate of step `step`, counted from one."""
+        if step <= self.warmup_steps:
+            return self.lr * step / max(self.warmup_steps, 1)
+        progress = (step - self.warmup_steps) / max(total_steps - self.warmup_steps, 1)
+        cosine = 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))
+        return self.lr * (self.final_lr_ratio + (1.0 - self.final_lr_ratio) * cosine)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cadence:
+    """When a checkpoint is due: by steps, by seconds, or by what saves were measured to cost."""
+
+    kind: str
+    steps: int = 0
+    seconds: float = 0.0
+
+    # Without measurements: often enough to lose little, seldom enough to cost nothing.
+    AUTO_FIRST_SECONDS = 60.0
+    AUTO_RANGE_SECONDS = (30.0, 1800.0)
+    # One worker of a spot fleet lives about a day; nothing better is known before the run's own ledger is read.
+    AUTO_MTBF_SECONDS = 86_400.0
+
+    def due(self, step: int, since_save: float, stall: float | None, duration: float | None) -> bool:
+        """Whether to save after `step`, `since_save` seconds after the last save began (or training did).
+
+        `stall` and `duration` are what the last save cost the step, and took in all.
+        """
+        if self.kind == "steps":
+            return step % self.steps == 0
+        return since_save >= self.interval(stall, duration)
+
+    def interval(self, stall: float | None, duration: float | None) -> float:
+        """Seconds between saves: max(background time, √(2·δ·MTBF)) for `auto`."""
+        if self.kind == "seconds":
+            return self.seconds
+        if stall is None or duration is None:
+            return self.AUTO_FIRST_SECONDS
+        low, high = self.AUTO_RANGE_SECONDS
+        return min(max(duration, math.sqrt(2.0 * stall * self.AUTO_MTBF_SECONDS), low), high)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A run, as the loop sees it."""
+
+    name: str
+    store: str
+    seed: int
+    sequence_length: int
+    global_batch: int
+    micro_batch: int
+    steps: int
+    strategy: str
+    precision: str
+    clip_grad_norm: float | None
+    model: ModelConfig
+    optimizer: Optimizer
+    sources: tuple[Source, ...]
+    validation: tuple[Validation, ...]
+    cadence: Cadence
+    keep: Mapping[str, Any]
+    save_async: bool
+    hashes: Mapping[str, str]
+    program: str
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of one global batch."""
+        return self.global_batch * self.sequence_length
+
+    def stream_config(self, rank: int, world: int, position: int) -> dict[str, Any]:
+        """Config of the training stream of one rank."""
+        return {
+            "sources": [source.to_json() for source in self.sources],
+            "sequence_length": self.sequence_length,
+            "seed": self.seed,
+            "global_batch": self.global_batch,
+            "micro_batch": self.micro_batch,
+            "rank": rank,
+            "world": world,
+            "position": position,
+            "end_position": self.steps * self.global_batch,
+            "prefetch_bytes": prefetch_bytes(self.sequence_length, self.micro_batch),
+        }
+
+    def validation_config(self, validation: Validation, samples: int, rank: int, world: int) -> dict[str, Any]:
+        """Config of a rank's share of one validation: positions 0 to `samples` of that dataset's own order."""
+        config = self.stream_config(rank, world, 0)
+        source = Source(name=validation.name, url=validation.url, weight=1.0)
+        return config | {
+            "sources": [source.to_json()],
+            "global_batch": min(self.global_batch, samples),
+            "end_position": samples,
+        }
+
+
+def prefetch_bytes(sequence_length: int, micro_batch: int) -> int:
+    """How far a rank reads ahead: at least 64 micro batches of 4-byte tokens, at least 8 MiB."""
+    return max(64 * micro_batch * sequence_length * 4, 8 << 20)
+
+
+def plan_from(resolved: Mapping[str, Any], datasets: Mapping[str, Mapping[str, str]], vocab_size: int) -> Plan:
+    """The plan of a resolved spec; `datasets` holds the built URL of each source, by `train` and `validation`."""
+    spec = resolved["spec"]
+    data, train, checkpoint = spec["data"], spec["train"], spec["checkpoint"]
+    every = checkpoint["every"]
+    optimizer, schedule = train["optimizer"], train["schedule"]
+    return Plan(
+        name=spec["name"],
+        store=spec["store"],
+        seed=spec["seed"],
+        sequence_length=data["sequence_length"],
+        global_batch=train["global_batch"],
+        micro_batch=train["micro_batch"],
+        steps=train["steps"],
+        strategy=train["strategy"]["kind"],
+        precision=train["precision"],
+        clip_grad_norm=train.get("clip_grad_norm"),
+        model=ModelConfig.from_resolved(spec["model"]["config"], vocab_size),
+        optimizer=Optimizer(
+            lr=optimizer["lr"],
+            betas=(optimizer["betas"][0], optimizer["betas"][1]),
+            eps=optimizer["eps"],
+            weight_decay=optimizer["weight_decay"],
+            warmup_steps=schedule["warmup_steps"],
+            final_lr_ratio=schedule["final_lr_ratio"],
+        ),
+        sources=tuple(
+            Source(name=name, url=datasets["train"][name], weight=source["weight"])
+            for name, source in data["sources"].items()
+        ),
+        validation=tuple(
+            Validation(
+                name=name, url=datasets["validation"][name], every_steps=held["every_steps"], samples=held["samples"]
+            )
+            for name, held in (data.get("validation") or {}).items()
+        ),
+        cadence=Cadence(kind=every["kind"], steps=every.get("steps") or 0, seconds=every.get("seconds") or 0.0),
+        keep=checkpoint["keep"],
+        save_async=checkpoint["async"],
+        hashes={key: resolved[key] for key in ("spec_hash", "order_hash", "model_hash")},
+        program=resolved["program"],
+    )

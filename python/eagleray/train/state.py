@@ -1,0 +1,31 @@
+"""One view of the trained state, whatever the strategy: tensors under the parameters' own names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+State = dict[str, Any]
+
+
+def save_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
+    """Parameters and moments by parameter name. Learning rates and the like are the spec's, not the state's."""
+    parameters, moments = get_state_dict(model, optimizer)
+    return {"model": dict(parameters), "optimizer": dict(moments["state"])}
+
+
+def load_state(model: nn.Module, optimizer: torch.optim.Optimizer, fill: Callable[[State], None]) -> None:
+    """Builds the state as it stands, lets `fill` read into its tensors, and gives it back to the model."""
+    parameters, moments = get_state_dict(model, optimizer)
+    state = {"model": dict(parameters), "optimizer": dict(moments["state"])}
+    fill(state)
+    set_state_dict(
+        model,
+        optimizer,
+        model_state_dict=state["model"],
+        optim_state_dict={"state": state["optimizer"], "param_groups": moments["param_groups"]},
+    )

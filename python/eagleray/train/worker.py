@@ -1,0 +1,101 @@
+"""What Ray Train runs on each worker: it joins the ledger, opens doors to data and store, and runs the loop."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from eagleray import _core
+
+from .ledger import Clock, Event, Reporter
+from .loop import BatchStream, Context, Outcome, train
+from .plan import Plan, Validation
+
+DATASET_NAME = "train"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerConfig:
+    """What the driver sends to every worker."""
+
+    plan: Plan
+    attempt: int
+    keeper: Any
+
+
+def run_worker(config: dict[str, Any]) -> dict[str, Any]:
+    """The train function of Ray Train: trains, and returns how it ended."""
+    clock = Clock()
+    entered = clock.now()
+    import ray
+    import ray.train
+
+    worker: WorkerConfig = config["worker"]
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    keeper = worker.keeper
+    welcome = ray.get(keeper.enter.remote(rank, entered))
+
+    def push(events: list[Event]) -> dict[str, bool]:
+        signals: dict[str, bool] = ray.get(keeper.push.remote(welcome.generation, rank, events))
+        return signals
+
+    common = {"attempt": worker.attempt, "writer": "driver", "rank": rank, "generation": welcome.generation}
+    reporter = Reporter(push, common)
+    device = _device()
+    set_threads(context.get_local_world_size())
+    plan = worker.plan
+
+    def open_stream(position: int) -> BatchStream:
+        shard: Any = ray.train.get_dataset_shard(DATASET_NAME)
+        stream: BatchStream = shard.open(rank=rank, world=world, position=position)
+        return stream
+
+    surroundings = Context(
+        rank=rank,
+        world=world,
+        attempt=worker.attempt,
+        reached_step=welcome.reached_step,
+        device=device,
+        clock=clock,
+        reporter=reporter,
+        save_group=dist.new_group(backend="gloo"),
+        open_stream=open_stream,
+        open_validation=lambda held, samples: open_validation(plan, held, samples, rank, world),
+        validation_samples=lambda held: validation_samples(plan, held),
+    )
+    try:
+        outcome: Outcome = train(plan, surroundings, entered)
+    finally:
+        reporter.close()
+    return asdict(outcome)
+
+
+def open_validation(plan: Plan, held: Validation, samples: int, rank: int, world: int) -> BatchStream:
+    """A rank's share of the held-out samples."""
+    stream: BatchStream = _core.Stream(json.dumps(plan.validation_config(held, samples, rank, world)))
+    return stream
+
+
+def validation_samples(plan: Plan, held: Validation) -> int:
+    """How many samples the held-out dataset has."""
+    return int(_core.Order(json.dumps(plan.validation_config(held, 1, 0, 1))).num_samples)
+
+
+def _device() -> torch.device:
+    if torch.cuda.is_available():
+        import ray.train.torch
+
+        device: torch.device = ray.train.torch.get_device()
+        return device
+    return torch.device("cpu")
+
+
+def set_threads(local_world: int) -> None:
+    """Shares the node's cores between its ranks (Ray gives a worker one thread by default)."""
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // max(local_world, 1)))
