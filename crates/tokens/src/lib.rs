@@ -25,10 +25,12 @@
 //! [`build`] plan, map, reduce, finish: the parallel build · [`format`] what lies on the store, byte by
 //! byte · [`dataset`] open, locate, verify · [`fixture`] small datasets for tests.
 
+pub mod build;
 pub mod dataset;
 pub mod fixture;
 pub mod format;
 pub mod reader;
+pub mod tokenizer;
 
 pub use dataset::Dataset;
 pub use format::manifest::{Manifest, Shard};
