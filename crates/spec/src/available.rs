@@ -1,0 +1,117 @@
+//! What this build cannot do yet is refused by name when it is asked to run, never ignored.
+
+use eagleray_base::{Error, Result};
+use serde_json::Value;
+
+use crate::resolved::{Model, Resolved};
+use crate::types::data::{Order, Packing};
+
+/// What a spec is asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To train, which builds first where data is not built.
+    Train,
+    /// To build token datasets.
+    Build,
+}
+
+impl std::str::FromStr for Purpose {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "train" => Ok(Self::Train),
+            "build" => Ok(Self::Build),
+            _ => Err(Error::invalid(format!("expected `train` or `build`, found `{text}`"))),
+        }
+    }
+}
+
+impl Resolved {
+    /// Refuses what this build cannot do.
+    ///
+    /// # Errors
+    /// `Invalid`, with every key that stands in the way.
+    pub fn refuse_unavailable(&self, purpose: Purpose) -> Result<()> {
+        let mut refused = Vec::new();
+        self.refuse_data(&mut refused);
+        if purpose == Purpose::Train {
+            self.refuse_training(&mut refused);
+        }
+        if refused.is_empty() {
+            return Ok(());
+        }
+        let lines: Vec<String> =
+            refused.iter().map(|what| format!("{what} is not available in this build")).collect();
+        Err(Error::invalid(lines.join("\nerror: ")).with_hint(
+            "`eagleray check` accepts the whole of the run spec; running needs another choice here",
+        ))
+    }
+
+    fn refuse_data(&self, refused: &mut Vec<String>) {
+        let Some(data) = &self.spec.data else { return };
+        if data.packing == Packing::BestFit {
+            refused.push("`data.packing: best_fit`".into());
+        }
+        if data.order == Order::Era {
+            refused.push("`data.order: era`".into());
+        }
+        let texts = data.sources.iter().map(|text| ("sources", text));
+        for (group, (name, text)) in texts.chain(data.validation.iter().map(|text| ("validation", text))) {
+            let place = format!("data.{group}.{name}");
+            if text["kind"] == "ray_data" {
+                refused.push(format!("`{place}.ray_data`"));
+            }
+            if text["filters"].as_array().is_some_and(|filters| !filters.is_empty()) {
+                refused.push(format!("`{place}.filters`"));
+            }
+            if text["format"] == "parquet" {
+                refused.push(format!("`{place}.format: parquet`"));
+            }
+            for location in text["documents"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+                if text["format"].is_null() && is_parquet(location) {
+                    refused.push(format!("`{place}.documents: {location}` (Parquet)"));
+                }
+            }
+        }
+    }
+
+    fn refuse_training(&self, refused: &mut Vec<String>) {
+        let train = &self.spec.train;
+        match train.strategy["kind"].as_str() {
+            Some("ddp" | "fsdp2") => {}
+            Some("mesh") => refused.push(format!("`train.strategy: {}`", show_mesh(&train.strategy))),
+            other => refused.push(format!("`train.strategy: {}`", other.unwrap_or_default())),
+        }
+        if train.script.is_some() {
+            refused.push("`train.script`".into());
+        }
+        if train.function.is_some() {
+            refused.push("`train.function`".into());
+        }
+        if let Some(Model::Huggingface { .. }) = &self.spec.model {
+            refused.push("`model.huggingface`".into());
+        }
+        if self.spec.store.starts_with("memory://") {
+            refused.push("`store: memory://…`, which other processes cannot read,".into());
+        }
+    }
+}
+
+fn is_parquet(location: &str) -> bool {
+    std::path::Path::new(location)
+        .extension()
+        .is_some_and(|extension| extension.eq_ignore_ascii_case("parquet"))
+}
+
+/// `{dp_shard: 8, tp: 4}`: the axes that are more than 1.
+fn show_mesh(strategy: &Value) -> String {
+    let axes: Vec<String> = strategy
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(axis, size)| axis.as_str() != "kind" && size.as_u64() != Some(1))
+        .map(|(axis, size)| format!("{axis}: {size}"))
+        .collect();
+    format!("{{{}}}", axes.join(", "))
+}

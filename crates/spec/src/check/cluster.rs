@@ -1,0 +1,118 @@
+//! Checks of `cluster`.
+
+use super::{Checks, is_dns_label};
+use crate::types::cluster::{Cluster, Eks};
+use crate::types::values::Count;
+
+/// The most workers of a run.
+const WORKERS_MAX: u32 = 1 << 16;
+
+/// Words of a variable's name that say that its value is a secret. (`TOKENIZERS_…` is none.)
+const SECRET_WORDS: [&str; 4] = ["SECRET", "PASSWORD", "PASSWD", "TOKEN"];
+
+pub(super) fn check(checks: &mut Checks<'_>, cluster: &Cluster) {
+    check_count(checks, &["cluster", "workers"], cluster.workers, 1, WORKERS_MAX);
+    if let Some(eks) = &cluster.eks {
+        check_eks(checks, eks);
+    }
+}
+
+fn check_count(checks: &mut Checks<'_>, path: &[&str], count: Count, least: u32, most: u32) {
+    let Count { min, max } = count;
+    if min > max {
+        checks.report(path, format!("`min` {min} is above `max` {max}"), "");
+        return;
+    }
+    let wanted = if most == u32::MAX { format!("{least} or more") } else { format!("{least} to {most}") };
+    let outside = [min, max].into_iter().find(|number| !(least..=most).contains(number));
+    checks.range(outside.is_none(), path, outside.unwrap_or(min), &wanted);
+}
+
+fn check_eks(checks: &mut Checks<'_>, eks: &Eks) {
+    let at = |key| ["cluster", "eks", key];
+    let namespace = &eks.namespace;
+    checks.require(
+        is_dns_label(namespace, 63),
+        &at("namespace"),
+        format!("`{namespace}` is not a namespace"),
+        "use small letters, digits and `-`",
+    );
+    let image = !eks.image.trim().is_empty() && !eks.image.contains(char::is_whitespace);
+    checks.require(image, &at("image"), format!("`{}` is not an image", eks.image), "");
+    check_groups(checks, eks);
+    if let Some(cpu) = &eks.cpu {
+        check_count(checks, &["cluster", "eks", "cpu", "nodes"], cpu.nodes, 0, u32::MAX);
+    }
+    for (name, _) in eks.env.iter() {
+        check_variable(checks, name);
+    }
+    for (index, from) in eks.env_from.iter().enumerate() {
+        let index = format!("[{index}]");
+        let given = [("secret", from.secret.is_some()), ("config_map", from.config_map.is_some())];
+        checks.exactly_one(&["cluster", "eks", "env_from", &index], &given);
+    }
+    for (index, volume) in eks.volumes.iter().enumerate() {
+        let path = ["cluster", "eks", "volumes", &format!("[{index}]"), "mount"];
+        checks.require(
+            volume.mount.starts_with('/'),
+            &path,
+            format!("`{}` is not absolute", volume.mount),
+            "",
+        );
+    }
+    for (key, value) in eks.labels.iter() {
+        let legal = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
+        let holds = !key.is_empty()
+            && key.chars().all(legal)
+            && value.len() <= 63
+            && value.chars().all(legal)
+            && !value.contains('/');
+        let hint = "Kubernetes takes letters, digits, `-`, `_` and `.`, at most 63 characters";
+        checks.require(
+            holds,
+            &["cluster", "eks", "labels", key],
+            format!("`{key}: {value}` is not a label"),
+            hint,
+        );
+    }
+}
+
+fn check_groups(checks: &mut Checks<'_>, eks: &Eks) {
+    let owner = ["cluster", "eks", "groups"];
+    checks.require(
+        !eks.groups.is_empty(),
+        &owner,
+        "`cluster.eks.groups` is empty",
+        "training needs nodes: give one group",
+    );
+    for (index, group) in eks.groups.iter().enumerate() {
+        let position = format!("[{index}]");
+        let at = |key| ["cluster", "eks", "groups", &position, key];
+        let name = &group.name;
+        let hint = "use small letters, digits and `-`, at most 63 characters";
+        checks.require(
+            is_dns_label(name, 63),
+            &at("name"),
+            format!("`{name}` is not a name for a group"),
+            hint,
+        );
+        let twice = eks.groups[..index].iter().any(|other| other.name == *name);
+        checks.require(!twice, &at("name"), format!("two groups are named `{name}`"), "");
+        check_count(checks, &at("nodes"), group.nodes, 0, u32::MAX);
+    }
+    let nodes = eks.groups.iter().any(|group| group.nodes.max > 0);
+    checks.require(nodes || eks.groups.is_empty(), &owner, "the groups have no node at all", "");
+}
+
+fn check_variable(checks: &mut Checks<'_>, name: &str) {
+    let path = ["cluster", "eks", "env", name];
+    let legal = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let holds =
+        name.chars().all(legal) && !name.starts_with(|c: char| c.is_ascii_digit()) && !name.is_empty();
+    checks.require(holds, &path, format!("`{name}` is not a name for a variable"), "");
+    let upper = name.to_uppercase();
+    let word = upper.split('_').any(|word| SECRET_WORDS.contains(&word));
+    let secret = word || upper.contains("API_KEY") || upper.contains("ACCESS_KEY");
+    let hint = "put it into a Kubernetes secret and name that in `env_from`";
+    checks.require(!secret, &path, format!("`{name}` looks like a secret, which a spec does not hold"), hint);
+}

@@ -1,0 +1,134 @@
+//! Checks of `train` and `checkpoint`.
+
+use super::{Checks, is_python_name};
+use crate::types::model;
+use crate::types::train::{Launcher, Mesh, Optimizer, Schedule, Train};
+use crate::types::{RunSpec, Strategy};
+
+pub(super) fn check(checks: &mut Checks<'_>, spec: &RunSpec) {
+    let train = &spec.train;
+    check_own_code(checks, train);
+    check_batches(checks, spec);
+    check_steps(checks, train);
+    check_numbers(checks, train);
+    if let Strategy::Mesh(mesh) = train.strategy {
+        check_mesh(checks, spec, &mesh);
+    }
+    let keep = &spec.checkpoint.keep;
+    checks.range(keep.last >= 1, &["checkpoint", "keep", "last"], keep.last, "1 or more");
+    let every = keep.every_steps.unwrap_or(1);
+    checks.range(every >= 1, &["checkpoint", "keep", "every_steps"], every, "1 step or more");
+}
+
+fn check_own_code(checks: &mut Checks<'_>, train: &Train) {
+    let both = train.script.is_some() && train.function.is_some();
+    checks.require(
+        !both,
+        &["train", "function"],
+        "`train` may have only one of `script`, `function`",
+        "keep one",
+    );
+    if let Some(function) = train.function.as_deref().filter(|function| !is_python_name(function)) {
+        let message = format!("`{function}` names no function");
+        checks.report(&["train", "function"], message, "write `package.module:function`");
+    }
+    let Some(script) = &train.script else { return };
+    let fits = script.accelerate_config.is_none() || script.launcher == Launcher::Accelerate;
+    let path = ["train", "script", "accelerate_config"];
+    checks.require(fits, &path, "`accelerate_config` needs `launcher: accelerate`", "");
+}
+
+fn check_batches(checks: &mut Checks<'_>, spec: &RunSpec) {
+    let train = &spec.train;
+    checks.range(train.micro_batch >= 1, &["train", "micro_batch"], train.micro_batch, "1 sample or more");
+    match train.global_batch {
+        None if spec.data.is_some() => {
+            let hint = "the samples of a step, whatever the number of workers: `global_batch: 64`";
+            checks.report(&["train"], "the key `global_batch` is missing in `train`", hint);
+        }
+        None => {}
+        Some(global) => {
+            checks.range(global >= 1, &["train", "global_batch"], global, "1 sample or more");
+            let micro = train.micro_batch;
+            let message = format!("`micro_batch` {micro} is above `global_batch` {global}");
+            let hint = "a micro batch is a part of the global batch";
+            checks.require(micro <= global || global == 0, &["train", "micro_batch"], message, hint);
+        }
+    }
+}
+
+fn check_steps(checks: &mut Checks<'_>, train: &Train) {
+    let Some(steps) = train.steps else {
+        if train.script.is_none() && train.function.is_none() {
+            checks.report(
+                &["train"],
+                "the key `steps` is missing in `train`",
+                "how many steps to train: `steps: 1000`",
+            );
+        }
+        return;
+    };
+    checks.range(steps >= 1, &["train", "steps"], steps, "1 step or more");
+    let Schedule::Cosine(cosine) = &train.schedule;
+    let warmup = cosine.warmup_steps;
+    let message = format!("`warmup_steps` {warmup} is above `steps` {steps}");
+    let path = ["train", "schedule", "cosine", "warmup_steps"];
+    checks.require(warmup <= steps, &path, message, "the learning rate would never reach its highest");
+    let positions = steps.checked_mul(u64::from(train.global_batch.unwrap_or(1)));
+    checks.require(positions.is_some(), &["train", "steps"], "`steps` × `global_batch` is above 2⁶⁴", "");
+}
+
+fn check_numbers(checks: &mut Checks<'_>, train: &Train) {
+    let Schedule::Cosine(cosine) = &train.schedule;
+    let ratio = cosine.final_lr_ratio;
+    let path = ["train", "schedule", "cosine", "final_lr_ratio"];
+    checks.range((0.0..=1.0).contains(&ratio), &path, ratio, "a share from 0 to 1");
+    let Optimizer::AdamW(adamw) = &train.optimizer;
+    let at = |key| ["train", "optimizer", "adamw", key];
+    checks.range(adamw.lr > 0.0, &at("lr"), adamw.lr, "a number above 0");
+    checks.range(adamw.eps > 0.0, &at("eps"), adamw.eps, "a number above 0");
+    checks.range(adamw.weight_decay >= 0.0, &at("weight_decay"), adamw.weight_decay, "0 or more");
+    for beta in adamw.betas {
+        checks.range((0.0..1.0).contains(&beta), &at("betas"), beta, "0 or more and below 1");
+    }
+    let norm = train.clip_grad_norm.unwrap_or(1.0);
+    checks.range(norm > 0.0, &["train", "clip_grad_norm"], norm, "a number above 0, or `null`");
+}
+
+fn check_mesh(checks: &mut Checks<'_>, spec: &RunSpec, mesh: &Mesh) {
+    let at = |key| ["train", "strategy", key];
+    for (axis, size) in mesh.axes() {
+        checks.range(size >= 1, &at(axis), size, "1 or more");
+    }
+    if mesh.axes().iter().any(|(_, size)| *size == 0) {
+        return;
+    }
+    let size = mesh.size();
+    let workers = spec.cluster.workers;
+    for (bound, count) in [("min", workers.min), ("max", workers.max)] {
+        if !u64::from(count).is_multiple_of(size) {
+            let message = format!("a mesh of {size} workers does not fit `cluster.workers.{bound}` {count}");
+            checks.report(
+                &["train", "strategy"],
+                message,
+                "make the number of workers a multiple of the product of the axes",
+            );
+            break;
+        }
+    }
+    if let Some(data) = spec.data.as_ref().filter(|data| !data.sequence_length.is_multiple_of(mesh.cp)) {
+        let message =
+            format!("`cp` {} does not divide `data.sequence_length` {}", mesh.cp, data.sequence_length);
+        checks.report(&at("cp"), message, "");
+    }
+    let config = spec
+        .model
+        .as_ref()
+        .and_then(|shape| shape.config.clone().or_else(|| shape.preset.as_deref().and_then(model::preset)));
+    let Some(config) = config else { return };
+    let message = format!("`pp` {} is above the model's {} layers", mesh.pp, config.num_layers);
+    checks.require(mesh.pp <= config.num_layers, &at("pp"), message, "a stage needs at least one layer");
+    let heads = config.num_kv_heads.unwrap_or(config.num_heads);
+    let message = format!("`tp` {} does not divide the model's {heads} key heads", mesh.tp);
+    checks.require(heads.is_multiple_of(mesh.tp), &at("tp"), message, "");
+}

@@ -1,0 +1,136 @@
+//! From text to types, reporting as much as can be found in one go.
+//!
+//! serde stops at the first value that it refuses. So the value is taken out of the tree and the
+//! tree is read again, until it reads, or what is left lacks something that was taken out.
+
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_saphyr::granit_parser::Span;
+
+use crate::de::Reader;
+use crate::overrides;
+use crate::problem::{Place, Problem, Problems};
+use crate::types::RunSpec;
+use crate::yaml::{self, Node, Step};
+
+/// The most problems that one check reports.
+const PROBLEMS_MAX: usize = 50;
+
+/// A spec as it lies before the program: its name, its text, and where it stands.
+///
+/// This crate opens no file and asks no environment: both come in here.
+#[derive(Clone, Copy)]
+pub struct Source<'a> {
+    /// The name for messages: the path as the user gave it.
+    pub name: &'a str,
+    /// The text of the YAML.
+    pub text: &'a str,
+    /// The absolute folder that relative paths start from.
+    pub base: &'a Path,
+    /// `--set` overrides, `a.b=c`.
+    pub overrides: &'a [String],
+    /// The environment that `${NAME}` reads.
+    pub environment: &'a dyn Fn(&str) -> Option<String>,
+}
+
+/// A spec that reads, with the tree it was read from.
+pub(crate) struct Read {
+    pub(crate) spec: RunSpec,
+    pub(crate) tree: Node,
+    pub(crate) problems: Vec<Problem>,
+    /// Paths of values that were refused: what is said about their surroundings means little.
+    pub(crate) removed: Vec<Vec<Step>>,
+}
+
+/// Parses the text, lays the overrides over it, and deserializes.
+pub(crate) fn read(source: &Source<'_>) -> Result<Read, Problems> {
+    let fail = |problems| Problems::new(source.name, source.text, problems);
+    let place_of = |span: &Span| place_of(span, source.text);
+    let mut tree = yaml::parse(source.text, &place_of).map_err(|problem| fail(vec![problem]))?;
+    if tree.is_null() {
+        let mut empty = Problem::new(Place::Whole, "the spec is empty");
+        empty.hint = Some("`eagleray init DIR` writes one to start from".into());
+        return Err(fail(vec![empty]));
+    }
+    for text in source.overrides {
+        overrides::apply(&mut tree, text).map_err(|problem| fail(vec![problem]))?;
+    }
+    let whole = tree.clone();
+    let mut problems = Vec::new();
+    let mut removed: Vec<Vec<Step>> = Vec::new();
+    loop {
+        let refused = match RunSpec::deserialize(Reader(&tree)) {
+            Ok(spec) if problems.len() < PROBLEMS_MAX => {
+                return Ok(Read { spec, tree: whole, problems, removed });
+            }
+            Ok(_) => return Err(fail(problems)),
+            Err(refused) => refused,
+        };
+        let mut path = refused.path();
+        let missing = refused.missing.as_ref().map(|key| {
+            let mut full = path.clone();
+            full.push(Step::Key(key.clone()));
+            full
+        });
+        // What is missing because it was taken out has been reported as what it was.
+        if !missing.as_ref().is_some_and(|full| removed.contains(full)) {
+            problems.push(Problem {
+                place: refused.place.clone().unwrap_or(Place::Whole),
+                path: show_path(missing.as_ref().unwrap_or(&path)),
+                message: with_owner(&refused.message, &path, missing.is_some()),
+                hint: refused.hint.clone(),
+            });
+        }
+        // A value that was removed shifts the indices after it: drop the list's owner with it.
+        if problems.len() >= PROBLEMS_MAX || !tree.remove(&path) {
+            return Err(fail(problems));
+        }
+        while matches!(path.last(), Some(Step::Index(_))) {
+            path.pop();
+        }
+        removed.push(path);
+    }
+}
+
+/// Says which mapping an unknown or missing key belongs to.
+fn with_owner(message: &str, path: &[Step], missing: bool) -> String {
+    let owner = if missing { path } else { path.split_last().map_or(path, |(_, parents)| parents) };
+    if owner.is_empty() || !(missing || message.starts_with("unknown key")) {
+        return message.to_owned();
+    }
+    if missing {
+        let key = message.trim_start_matches("the key ").trim_end_matches(" is missing");
+        return format!("the key {key} is missing in `{}`", show_path(owner));
+    }
+    format!("{message} in `{}`", show_path(owner))
+}
+
+/// `data.sources.web.filters[0]`.
+pub(crate) fn show_path(path: &[Step]) -> String {
+    let mut shown = String::new();
+    for step in path {
+        match step {
+            Step::Key(key) if shown.is_empty() => shown.push_str(key),
+            Step::Key(key) => {
+                shown.push('.');
+                shown.push_str(key);
+            }
+            Step::Index(index) => shown.push_str(&format!("[{index}]")),
+        }
+    }
+    shown
+}
+
+/// Lines and columns from 1; what spans lines is underlined at its start alone.
+fn place_of(span: &Span, text: &str) -> Place {
+    let (start, end) = (span.start, span.end);
+    let width = if start.line() == end.line() { end.col().saturating_sub(start.col()).max(1) } else { 1 };
+    // The end of the text has no line of its own: point behind the last one.
+    let lines = text.lines().count().max(1);
+    if start.line() > lines {
+        let column = text.lines().last().map_or(1, |line| line.chars().count() + 1);
+        return Place::File { line: lines, column, width: 1 };
+    }
+    Place::File { line: start.line(), column: start.col() + 1, width }
+}

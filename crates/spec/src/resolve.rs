@@ -1,0 +1,293 @@
+//! From what was written to what is meant: defaults, absolute paths, seconds, a strategy.
+
+use std::path::{Component, Path, PathBuf};
+
+use eagleray_base::Result;
+use serde_json::{Map, Value, json};
+
+use crate::check::{self, Checks};
+use crate::problem::Problems;
+use crate::read::{self, Source};
+use crate::resolved::{self, Resolved};
+use crate::types::data::{Data, Text, Validation};
+use crate::types::values::{Every, Location, OneOrMany};
+use crate::types::{Model, NamedStrategy, Optimizer, RunSpec, Schedule, Strategy, Train, model};
+use crate::yaml::Node;
+
+/// The memory that `auto` takes a device to have for a model's state: half of an 80 GB accelerator.
+const DEVICE_STATE_BYTES: u64 = 40 << 30;
+
+/// Bytes of state a parameter: fp32 weight, gradient and two moments.
+const STATE_BYTES_PER_PARAMETER: u64 = 16;
+
+/// The vocabulary that `auto` reckons with where only the tokenizer knows it.
+const VOCABULARY_GUESS: u64 = 128_256;
+
+/// Reads, checks and resolves a spec.
+///
+/// # Errors
+/// Everything that is wrong with it, each with its place.
+pub fn resolve(source: &Source<'_>) -> Result<Resolved, Problems> {
+    let read = read::read(source)?;
+    let mut problems = read.problems.clone();
+    problems.extend(check::check(&read));
+    let mut resolver = Resolver { source, checks: Checks::new(&read) };
+    let spec = resolver.spec(&read.spec);
+    problems.extend(resolver.checks.problems);
+    if !problems.is_empty() {
+        return Err(Problems::new(source.name, source.text, problems));
+    }
+    Ok(Resolved::new(spec, source.overrides.to_vec(), document(source, &read.tree)))
+}
+
+/// The YAML for people: as written, or with the overrides in it.
+fn document(source: &Source<'_>, tree: &Node) -> String {
+    if source.overrides.is_empty() {
+        return source.text.to_owned();
+    }
+    let overrides: String = source.overrides.iter().map(|text| format!("# --set {text}\n")).collect();
+    let yaml = serde_saphyr::to_string(&tree.to_json()).unwrap_or_default();
+    format!("# {} with\n{overrides}{yaml}", source.name)
+}
+
+struct Resolver<'a> {
+    source: &'a Source<'a>,
+    checks: Checks<'a>,
+}
+
+impl Resolver<'_> {
+    fn spec(&mut self, spec: &RunSpec) -> resolved::Spec {
+        let store = self.location(&["store"], &spec.store);
+        resolved::Spec {
+            version: spec.version,
+            name: spec.name.clone(),
+            seed: spec.seed,
+            data: spec.data.as_ref().map(|data| self.data(data, &store)),
+            store,
+            model: spec.model.as_ref().map(|model| self.model(model)),
+            train: self.train(spec),
+            checkpoint: resolved::Checkpoint {
+                every: match spec.checkpoint.every {
+                    Every::Auto => json!({"kind": "auto"}),
+                    Every::Steps(steps) => json!({"kind": "steps", "steps": steps}),
+                    Every::Seconds(seconds) => json!({"kind": "seconds", "seconds": seconds}),
+                },
+                keep: spec.checkpoint.keep.clone(),
+                r#async: spec.checkpoint.r#async,
+            },
+            cluster: resolved::Cluster {
+                workers: spec.cluster.workers.into(),
+                eks: spec.cluster.eks.as_ref().map(to_value),
+            },
+        }
+    }
+
+    fn data(&mut self, data: &Data, store: &str) -> resolved::Data {
+        let mut sources = Map::new();
+        for (name, source) in data.sources.iter() {
+            let text = self.source_text(name, source);
+            sources.insert(name.to_owned(), to_value(&resolved::Source { text, weight: source.weight }));
+        }
+        let mut validation = Map::new();
+        for (name, held_out) in data.validation.iter() {
+            validation.insert(name.to_owned(), to_value(&self.validation(name, held_out)));
+        }
+        resolved::Data {
+            tokenizer: self.location(&["data", "tokenizer"], &data.tokenizer),
+            sequence_length: data.sequence_length,
+            packing: data.packing,
+            order: data.order,
+            shuffle_key: data.shuffle_key.clone(),
+            text_default: crate::types::data::text_field(),
+            long_documents: data.long_documents,
+            bad_records: data.bad_records.clone(),
+            sources,
+            built: match &data.built {
+                Some(built) => self.location(&["data", "built"], built),
+                None => format!("{}/built", store.trim_end_matches('/')),
+            },
+            validation,
+        }
+    }
+
+    fn source_text(&mut self, name: &str, source: &Text) -> resolved::Text {
+        let owner = ["data", "sources", name];
+        let (text, filters) = (source.text.clone(), source.filters.clone());
+        if let Some(function) = &source.ray_data {
+            return resolved::Text::RayData { ray_data: function.clone(), text, filters };
+        }
+        match self.held(&owner, source.tokens.as_ref()) {
+            Some(tokens) => tokens,
+            None => resolved::Text::Documents {
+                documents: self.documents(&owner, source.documents.as_ref()),
+                text,
+                format: source.format,
+                filters,
+            },
+        }
+    }
+
+    fn validation(&mut self, name: &str, held_out: &Validation) -> resolved::Validation {
+        let owner = ["data", "validation", name];
+        let text = match self.held(&owner, held_out.tokens.as_ref()) {
+            Some(tokens) => tokens,
+            None => resolved::Text::Documents {
+                documents: self.documents(&owner, held_out.documents.as_ref()),
+                text: held_out.text.clone(),
+                format: held_out.format,
+                filters: Vec::new(),
+            },
+        };
+        resolved::Validation { text, every_steps: held_out.every_steps, samples: held_out.samples }
+    }
+
+    fn held(&mut self, owner: &[&str], tokens: Option<&Location>) -> Option<resolved::Text> {
+        tokens.map(|tokens| resolved::Text::Tokens {
+            tokens: self.location(&[owner, &["tokens"]].concat(), tokens),
+        })
+    }
+
+    fn documents(&mut self, owner: &[&str], documents: Option<&OneOrMany>) -> Vec<String> {
+        let path = [owner, &["documents"]].concat();
+        let all = documents.map(|documents| documents.0.as_slice()).unwrap_or_default();
+        all.iter().map(|location| self.location(&path, location)).collect()
+    }
+
+    fn model(&mut self, spec: &Model) -> resolved::Model {
+        if let Some(path) = &spec.huggingface {
+            return resolved::Model::Huggingface { path: self.location(&["model", "huggingface"], path) };
+        }
+        let shape = spec.config.clone().or_else(|| model::preset(spec.preset.as_deref().unwrap_or_default()));
+        // An unknown preset has been reported; any shape will do until that report is given.
+        let mut config = shape.or_else(|| model::preset("llama-tiny")).unwrap_or_else(|| unreachable!());
+        config.num_kv_heads.get_or_insert(config.num_heads);
+        resolved::Model::Llama { preset: spec.preset.clone(), config }
+    }
+
+    fn train(&mut self, spec: &RunSpec) -> resolved::Train {
+        let train = &spec.train;
+        let Optimizer::AdamW(adamw) = &train.optimizer;
+        let Schedule::Cosine(cosine) = &train.schedule;
+        resolved::Train {
+            strategy: strategy(spec),
+            global_batch: train.global_batch,
+            micro_batch: train.micro_batch,
+            steps: train.steps,
+            optimizer: tagged("adamw", adamw),
+            schedule: tagged("cosine", cosine),
+            precision: train.precision,
+            clip_grad_norm: train.clip_grad_norm,
+            max_failures: train.max_failures,
+            script: self.script(train),
+            function: train.function.clone(),
+        }
+    }
+
+    fn script(&mut self, train: &Train) -> Option<Value> {
+        let mut script = train.script.clone()?;
+        script.path = Location(self.location(&["train", "script", "path"], &script.path));
+        if let Some(config) = &script.accelerate_config {
+            let path = ["train", "script", "accelerate_config"];
+            script.accelerate_config = Some(Location(self.location(&path, config)));
+        }
+        Some(to_value(&script))
+    }
+
+    /// An absolute path or a URL, with the environment in it.
+    fn location(&mut self, path: &[&str], location: &Location) -> String {
+        let text = self.expand(path, &location.0);
+        if let Some(rest) = text.strip_prefix("file://") {
+            return clean(Path::new(rest));
+        }
+        if text.contains("://") {
+            return text.trim_end_matches('/').to_owned();
+        }
+        clean(&self.source.base.join(text))
+    }
+
+    /// Replaces every `${NAME}`.
+    fn expand(&mut self, path: &[&str], text: &str) -> String {
+        let mut expanded = String::new();
+        let mut rest = text;
+        while let Some((before, after)) = rest.split_once("${") {
+            expanded.push_str(before);
+            let Some((name, behind)) = after.split_once('}') else {
+                self.checks.report(path, format!("`{text}` has a `${{` without `}}`"), "write `${NAME}`");
+                return text.to_owned();
+            };
+            match (self.source.environment)(name) {
+                Some(value) if !value.is_empty() => expanded.push_str(&value),
+                _ => {
+                    let message = format!("the environment has no `{name}`");
+                    self.checks.report(
+                        path,
+                        message,
+                        format!("set it before the command: `{name}=… eagleray …`"),
+                    );
+                }
+            }
+            rest = behind;
+        }
+        expanded.push_str(rest);
+        expanded
+    }
+}
+
+/// Drops `.` and `..` without looking at the disk.
+fn clean(path: &Path) -> String {
+    let mut cleaned = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::CurDir => {}
+            Component::ParentDir => {
+                cleaned.pop();
+            }
+            other => cleaned.push(other),
+        }
+    }
+    cleaned.to_string_lossy().into_owned()
+}
+
+/// `auto` becomes what it stands for.
+fn strategy(spec: &RunSpec) -> Value {
+    match spec.train.strategy {
+        Strategy::Mesh(mesh) => tagged("mesh", &mesh),
+        Strategy::Named(NamedStrategy::Auto) => {
+            let fits = spec
+                .model
+                .as_ref()
+                .is_none_or(|model| state_bytes(model).is_none_or(|bytes| bytes <= DEVICE_STATE_BYTES));
+            json!({"kind": if fits { "ddp" } else { "fsdp2" }})
+        }
+        Strategy::Named(named) => json!({"kind": named.name()}),
+    }
+}
+
+/// The state of a model in training; `None` where its shape is not known here.
+fn state_bytes(spec: &Model) -> Option<u64> {
+    let config = spec.config.clone().or_else(|| spec.preset.as_deref().and_then(model::preset))?;
+    let wide = |number: u32| u64::from(number);
+    let (hidden, heads) = (wide(config.hidden_size), wide(config.num_heads.max(1)));
+    let kv = hidden / heads * wide(config.num_kv_heads.unwrap_or(config.num_heads));
+    let layer = hidden.saturating_mul(2 * hidden + 2 * kv + 3 * wide(config.intermediate_size) + 2);
+    let embeddings = if config.tie_embeddings { 1 } else { 2 };
+    let vocabulary = config.vocab_size.map_or(VOCABULARY_GUESS, wide);
+    let parameters = layer
+        .saturating_mul(wide(config.num_layers))
+        .saturating_add((vocabulary * embeddings).saturating_mul(hidden));
+    Some(parameters.saturating_mul(STATE_BYTES_PER_PARAMETER))
+}
+
+fn to_value<T: serde::Serialize>(value: &T) -> Value {
+    serde_json::to_value(value).unwrap_or_default()
+}
+
+/// `value` with its kind in front.
+fn tagged<T: serde::Serialize>(kind: &str, value: &T) -> Value {
+    let mut map = Map::new();
+    map.insert("kind".into(), kind.into());
+    if let Value::Object(fields) = to_value(value) {
+        map.extend(fields);
+    }
+    map.into()
+}

@@ -1,0 +1,100 @@
+//! What to train.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::values::Location;
+
+/// What to train: exactly one of `preset`, `config` and `huggingface`.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    /// A known shape: `llama-tiny`, `llama-125m`, `llama-1b`, `llama-8b`, `llama-70b`.
+    #[serde(default)]
+    pub preset: Option<String>,
+    /// A shape of your own.
+    #[serde(default)]
+    pub config: Option<LlamaConfig>,
+    /// A Hugging Face folder: its config, and its weights for fine-tuning.
+    #[serde(default)]
+    pub huggingface: Option<Location>,
+}
+
+/// The shape of a Llama-style model.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LlamaConfig {
+    /// The size of the vocabulary; the tokenizer's where it is left out.
+    #[serde(default)]
+    pub vocab_size: Option<u32>,
+    /// The width of a layer.
+    pub hidden_size: u32,
+    /// The inner width of its feed-forward part.
+    pub intermediate_size: u32,
+    /// The layers.
+    pub num_layers: u32,
+    /// The attention heads of a layer.
+    pub num_heads: u32,
+    /// The key and value heads of a layer; as many as heads where it is left out.
+    #[serde(default)]
+    pub num_kv_heads: Option<u32>,
+    /// The base of the rotary positions.
+    #[serde(default = "rope_theta")]
+    pub rope_theta: f64,
+    /// What the normalisation adds to the variance.
+    #[serde(default = "norm_eps")]
+    pub norm_eps: f64,
+    /// Whether the output shares its weights with the embedding.
+    #[serde(default)]
+    pub tie_embeddings: bool,
+}
+
+fn rope_theta() -> f64 {
+    500_000.0
+}
+
+fn norm_eps() -> f64 {
+    1e-5
+}
+
+/// A known shape.
+struct Preset {
+    name: &'static str,
+    hidden_size: u32,
+    intermediate_size: u32,
+    num_layers: u32,
+    num_heads: u32,
+    num_kv_heads: u32,
+    tie_embeddings: bool,
+}
+
+/// The vocabulary is always the tokenizer's. Sources: Llama 3.2 1B, Llama 3.1 8B and 70B as published
+/// (`config.json`); 125m is GPT-2 small's width and depth; tiny trains on two cores in minutes.
+#[rustfmt::skip]
+const PRESETS: [Preset; 5] = [
+    Preset { name: "llama-tiny", hidden_size: 192, intermediate_size: 512, num_layers: 4, num_heads: 6, num_kv_heads: 2, tie_embeddings: true },
+    Preset { name: "llama-125m", hidden_size: 768, intermediate_size: 2048, num_layers: 12, num_heads: 12, num_kv_heads: 12, tie_embeddings: true },
+    Preset { name: "llama-1b", hidden_size: 2048, intermediate_size: 8192, num_layers: 16, num_heads: 32, num_kv_heads: 8, tie_embeddings: true },
+    Preset { name: "llama-8b", hidden_size: 4096, intermediate_size: 14_336, num_layers: 32, num_heads: 32, num_kv_heads: 8, tie_embeddings: false },
+    Preset { name: "llama-70b", hidden_size: 8192, intermediate_size: 28_672, num_layers: 80, num_heads: 64, num_kv_heads: 8, tie_embeddings: false },
+];
+
+/// The names of the presets.
+pub(crate) fn preset_names() -> impl Iterator<Item = &'static str> {
+    PRESETS.iter().map(|preset| preset.name)
+}
+
+/// The shape of a preset.
+pub(crate) fn preset(name: &str) -> Option<LlamaConfig> {
+    PRESETS.iter().find(|preset| preset.name == name).map(|preset| LlamaConfig {
+        vocab_size: None,
+        hidden_size: preset.hidden_size,
+        intermediate_size: preset.intermediate_size,
+        num_layers: preset.num_layers,
+        num_heads: preset.num_heads,
+        num_kv_heads: Some(preset.num_kv_heads),
+        rope_theta: rope_theta(),
+        norm_eps: norm_eps(),
+        tie_embeddings: preset.tie_embeddings,
+    })
+}

@@ -1,0 +1,285 @@
+//! How to train.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{self, Deserializer, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
+
+use super::values::Location;
+
+/// How to train.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Train {
+    /// How the model is laid over the workers: `auto`, `ddp`, `fsdp2`, `zero3`, or a mesh of `pp`, `dp_replicate`, `dp_shard`, `cp`, `tp`.
+    #[serde(default)]
+    pub strategy: Strategy,
+    /// The samples of a step, whatever the number of workers; required with `data`.
+    #[serde(default)]
+    pub global_batch: Option<u32>,
+    /// The samples a worker takes through the model at once.
+    #[serde(default = "micro_batch")]
+    pub micro_batch: u32,
+    /// The steps of the run; required without `script` and `function`.
+    #[serde(default)]
+    pub steps: Option<u64>,
+    /// How gradients become updates.
+    #[serde(default)]
+    pub optimizer: Optimizer,
+    /// How the learning rate moves.
+    #[serde(default)]
+    pub schedule: Schedule,
+    /// The precision of the computation; parameters and moments stay fp32.
+    #[serde(default)]
+    pub precision: Precision,
+    /// The norm that gradients are scaled down to; `null` leaves them as they are.
+    #[serde(default = "clip_grad_norm")]
+    pub clip_grad_norm: Option<f64>,
+    /// How many failures of the program, not of nodes, the run survives.
+    #[serde(default = "max_failures")]
+    pub max_failures: u32,
+    /// Your own script, started on every worker.
+    #[serde(default)]
+    pub script: Option<Script>,
+    /// Your own `package.module:function`, called on every worker with the context.
+    #[serde(default)]
+    pub function: Option<String>,
+}
+
+fn micro_batch() -> u32 {
+    1
+}
+
+#[allow(clippy::unnecessary_wraps, reason = "serde wants the field's own type")]
+fn clip_grad_norm() -> Option<f64> {
+    Some(1.0)
+}
+
+fn max_failures() -> u32 {
+    3
+}
+
+/// How the model is laid over the workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strategy {
+    /// By name.
+    Named(NamedStrategy),
+    /// By the axes of a mesh.
+    Mesh(Mesh),
+}
+
+impl Default for Strategy {
+    fn default() -> Self {
+        Self::Named(NamedStrategy::Auto)
+    }
+}
+
+/// A strategy by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum NamedStrategy {
+    /// `ddp` where the model fits one device, else `fsdp2`.
+    Auto,
+    /// Every worker holds the whole model.
+    Ddp,
+    /// Parameters, gradients and moments are sharded over the workers.
+    Fsdp2,
+    /// `DeepSpeed`'s form of the same.
+    Zero3,
+}
+
+impl NamedStrategy {
+    /// The name as written.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Ddp => "ddp",
+            Self::Fsdp2 => "fsdp2",
+            Self::Zero3 => "zero3",
+        }
+    }
+}
+
+/// The axes of a mesh; their product is the number of workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Mesh {
+    /// Pipeline stages.
+    pub pp: u32,
+    /// Replicas of the data.
+    pub dp_replicate: u32,
+    /// Shards of the parameters, each with its own data.
+    pub dp_shard: u32,
+    /// Parts of a sequence.
+    pub cp: u32,
+    /// Parts of a tensor.
+    pub tp: u32,
+}
+
+impl Default for Mesh {
+    fn default() -> Self {
+        Self { pp: 1, dp_replicate: 1, dp_shard: 1, cp: 1, tp: 1 }
+    }
+}
+
+impl Mesh {
+    /// The axes by name, outermost first.
+    pub const fn axes(&self) -> [(&'static str, u32); 5] {
+        [
+            ("pp", self.pp),
+            ("dp_replicate", self.dp_replicate),
+            ("dp_shard", self.dp_shard),
+            ("cp", self.cp),
+            ("tp", self.tp),
+        ]
+    }
+
+    /// The workers of one mesh.
+    pub fn size(&self) -> u64 {
+        self.axes().iter().fold(1, |size, (_, axis)| u64::from(*axis).saturating_mul(size))
+    }
+}
+
+impl<'de> Deserialize<'de> for Strategy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = Strategy;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("`auto`, `ddp`, `fsdp2`, `zero3`, or a mesh such as `{dp_shard: 8, tp: 4}`")
+            }
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<Strategy, E> {
+                NamedStrategy::deserialize(de::value::StrDeserializer::new(name)).map(Strategy::Named)
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Strategy, A::Error> {
+                Mesh::deserialize(de::value::MapAccessDeserializer::new(map)).map(Strategy::Mesh)
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}
+
+impl Serialize for Strategy {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Named(name) => name.serialize(serializer),
+            Self::Mesh(mesh) => mesh.serialize(serializer),
+        }
+    }
+}
+
+impl JsonSchema for Strategy {
+    fn schema_name() -> Cow<'static, str> {
+        "Strategy".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let (named, mesh) = (generator.subschema_for::<NamedStrategy>(), generator.subschema_for::<Mesh>());
+        json_schema!({"description": "A strategy by name, or the axes of a mesh.", "anyOf": [named, mesh]})
+    }
+}
+
+/// How gradients become updates.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Optimizer {
+    /// Adam with decoupled weight decay.
+    AdamW(AdamW),
+}
+
+impl Default for Optimizer {
+    fn default() -> Self {
+        Self::AdamW(AdamW::default())
+    }
+}
+
+/// Adam with decoupled weight decay.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdamW {
+    /// The highest learning rate.
+    pub lr: f64,
+    /// The decay of the first and of the second moment.
+    pub betas: [f64; 2],
+    /// What is added to the root of the second moment.
+    pub eps: f64,
+    /// The decay of weights; norms and biases have none.
+    pub weight_decay: f64,
+}
+
+impl Default for AdamW {
+    fn default() -> Self {
+        Self { lr: 3e-4, betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.1 }
+    }
+}
+
+/// How the learning rate moves.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Schedule {
+    /// Up in a line, down along a cosine until the last step.
+    Cosine(Cosine),
+}
+
+impl Default for Schedule {
+    fn default() -> Self {
+        Self::Cosine(Cosine::default())
+    }
+}
+
+/// Up in a line, down along a cosine until the last step.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Cosine {
+    /// The steps until the highest learning rate.
+    pub warmup_steps: u64,
+    /// The last learning rate, as a share of the highest.
+    pub final_lr_ratio: f64,
+}
+
+impl Default for Cosine {
+    fn default() -> Self {
+        Self { warmup_steps: 0, final_lr_ratio: 0.1 }
+    }
+}
+
+/// The precision of the computation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// 32 bits throughout.
+    Fp32,
+    /// Products in bfloat16.
+    #[default]
+    Bf16,
+}
+
+/// Your own script.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Script {
+    /// The file.
+    pub path: Location,
+    /// Its arguments.
+    #[serde(default)]
+    pub args: Vec<String>,
+    /// What starts it.
+    #[serde(default)]
+    pub launcher: Launcher,
+    /// The configuration of Accelerate.
+    #[serde(default)]
+    pub accelerate_config: Option<Location>,
+}
+
+/// What starts a script.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Launcher {
+    /// Python alone.
+    #[default]
+    Python,
+    /// As Accelerate would.
+    Accelerate,
+}

@@ -1,0 +1,169 @@
+//! The whole way from text to a resolved run.
+
+use std::path::Path;
+
+use eagleray_spec::{Problems, Purpose, Resolved, Source, resolve};
+use serde_json::{Value, json};
+
+const EVERYTHING: &str = include_str!("data/everything.yaml");
+
+const SMALL: &str = "\
+version: 1
+name: small
+store: runs/small
+data:
+  tokenizer: tokenizer.json
+  sequence_length: 256
+  sources:
+    web: {documents: corpus/*.jsonl, weight: 0.75}
+    code: {documents: [code/a.txt, ../b.txt], weight: 0.25}
+  validation:
+    web: {documents: held-out.jsonl, every_steps: 50}
+model: {preset: llama-tiny}
+train: {global_batch: 16, micro_batch: 4, steps: 100}
+";
+
+fn run(text: &str, overrides: &[&str]) -> Result<Resolved, Problems> {
+    let overrides: Vec<String> = overrides.iter().map(|text| (*text).to_owned()).collect();
+    let environment = |name: &str| (name == "RUNS").then(|| "s3://bucket/runs".to_owned());
+    resolve(&Source {
+        name: "run.yaml",
+        text,
+        base: Path::new("/work/project"),
+        overrides: &overrides,
+        environment: &environment,
+    })
+}
+
+fn spec(text: &str, overrides: &[&str]) -> Value {
+    let resolved =
+        run(text, overrides).unwrap_or_else(|problems| panic!("{}", problems.into_error().render()));
+    serde_json::from_str::<Value>(&resolved.to_json()).unwrap()["spec"].take()
+}
+
+#[test]
+fn the_design_s_own_example_is_accepted_whole() {
+    let spec = spec(EVERYTHING, &[]);
+    assert_eq!(spec["train"]["steps"], 100_000);
+    assert_eq!(spec["train"]["strategy"], json!({"kind": "fsdp2"}));
+    assert_eq!(spec["cluster"]["eks"]["groups"][1]["nodes"], json!({"min": 0, "max": 8}));
+    assert_eq!(
+        spec["data"]["sources"]["code"],
+        json!({"kind": "tokens", "tokens": "s3://acme-tokens/code-v3", "weight": 0.4})
+    );
+}
+
+#[test]
+fn defaults_are_filled_and_paths_are_absolute() {
+    insta::assert_json_snapshot!(spec(SMALL, &[]));
+}
+
+#[test]
+fn an_override_counts_as_if_it_were_written() {
+    let overrides =
+        ["train.steps=7", "checkpoint.every=2m", "cluster.workers={min: 1, max: 2}", "store=${RUNS}/x"];
+    let spec = spec(SMALL, &overrides);
+    assert_eq!(spec["train"]["steps"], 7);
+    assert_eq!(spec["checkpoint"]["every"], json!({"kind": "seconds", "seconds": 120.0}));
+    assert_eq!(spec["cluster"]["workers"], json!({"min": 1, "max": 2}));
+    assert_eq!(spec["store"], "s3://bucket/runs/x");
+}
+
+#[test]
+fn the_document_for_people_holds_the_overrides_and_reads_the_same() {
+    let resolved = run(SMALL, &["train.steps=7"]).unwrap();
+    assert_eq!(run(SMALL, &[]).unwrap().document, SMALL);
+    let again = run(&resolved.document, &[]).unwrap();
+    assert_eq!(again.spec_hash, resolved.spec_hash);
+}
+
+#[test]
+fn the_resolved_file_reads_back_and_another_version_is_refused() {
+    let resolved = run(EVERYTHING, &[]).unwrap();
+    let again = Resolved::from_json(&resolved.to_json()).unwrap();
+    assert_eq!(again.to_json(), resolved.to_json());
+    let other = resolved.to_json().replace("\"format_version\": 1", "\"format_version\": 2");
+    assert!(Resolved::from_json(&other).unwrap_err().message().contains("version 1, found 2"));
+}
+
+#[test]
+fn hashes_name_what_they_are_of() {
+    let base = run(SMALL, &[]).unwrap();
+    let steps = run(SMALL, &["train.steps=200"]).unwrap();
+    assert_ne!(base.spec_hash, steps.spec_hash);
+    assert_eq!((base.order_hash, base.model_hash), (steps.order_hash, steps.model_hash));
+    let seed = run(SMALL, &["seed=1"]).unwrap();
+    assert_ne!(base.order_hash, seed.order_hash);
+    let moved = run(SMALL, &["data.sources.web.documents=/elsewhere/*.jsonl"]).unwrap();
+    assert_eq!(base.order_hash, moved.order_hash);
+    let model = run(SMALL, &["model.preset=llama-125m"]).unwrap();
+    assert_ne!(base.model_hash, model.model_hash);
+}
+
+#[test]
+fn what_a_resume_may_not_change_is_named_with_both_values() {
+    let old = run(SMALL, &[]).unwrap();
+    assert!(run(SMALL, &["train.steps=9", "train.precision=fp32"]).unwrap().differences(&old).is_empty());
+    let overrides = [
+        "seed=3",
+        "train.global_batch=32",
+        "data.sources.web.weight=1",
+        "model={config: {hidden_size: 64, intermediate_size: 128, num_layers: 2, num_heads: 2}}",
+    ];
+    let shown: Vec<String> = run(SMALL, &overrides)
+        .unwrap()
+        .differences(&old)
+        .iter()
+        .map(eagleray_spec::Difference::show)
+        .collect();
+    assert_eq!(
+        shown[..3],
+        [
+            "`seed` was 0, is 3",
+            "`train.global_batch` was 16, is 32",
+            "`data.sources.web.weight` was 0.75, is 1.0",
+        ]
+    );
+    assert!(shown.contains(&"`model.config.hidden_size` was 192, is 64".to_owned()), "{shown:?}");
+}
+
+#[test]
+fn what_this_build_lacks_is_refused_by_name() {
+    run(SMALL, &[]).unwrap().refuse_unavailable(Purpose::Train).unwrap();
+    let zero3 = run(SMALL, &["train.strategy=zero3"]).unwrap();
+    let error = zero3.refuse_unavailable(Purpose::Train).unwrap_err();
+    assert_eq!(error.message(), "`train.strategy: zero3` is not available in this build");
+    zero3.refuse_unavailable(Purpose::Build).unwrap();
+    let overrides = [
+        "train.strategy={dp_shard: 2}",
+        "cluster.workers=2",
+        "data.packing=best_fit",
+        "data.order=era",
+        "data.sources.web={ray_data: corpus:load}",
+        "data.sources.code.filters=[{length: {min_chars: 5}}]",
+        "data.validation.web.documents=x.parquet",
+        "model={huggingface: smollm}",
+        "train.function=mine:main",
+    ];
+    let error = run(SMALL, &overrides).unwrap().refuse_unavailable(Purpose::Train).unwrap_err();
+    insta::assert_snapshot!(error.render());
+}
+
+#[test]
+fn a_run_of_one_s_own_code_needs_neither_data_nor_model() {
+    let text = "version: 1\nname: own\nstore: runs/own\ntrain: {function: 'mine.train:main'}\n";
+    let spec = spec(text, &[]);
+    assert_eq!(spec["data"], Value::Null);
+    assert_eq!(spec["train"]["function"], "mine.train:main");
+}
+
+#[test]
+fn anchors_and_merge_keys_are_read_as_yaml_has_them() {
+    let text = SMALL.replace(
+        "    web: {documents: corpus/*.jsonl, weight: 0.75}\n",
+        "    web: &web {documents: corpus/*.jsonl, weight: 0.75}\n    more: {<<: *web, weight: 0.5}\n",
+    );
+    let spec = spec(&text, &[]);
+    assert_eq!(spec["data"]["sources"]["more"]["documents"], json!(["/work/project/corpus/*.jsonl"]));
+    assert_eq!(spec["data"]["sources"]["more"]["weight"], 0.5);
+}
