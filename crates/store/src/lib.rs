@@ -114,7 +114,7 @@ impl Store {
         let backend = match &location {
             Location::Local(root) => Backend::Local(local::Local::new(root.clone())),
             Location::S3 { bucket, prefix } => Backend::Object(object::Objects::s3(bucket, prefix)?),
-            Location::Memory { name } => Backend::Object(object::Objects::memory(name)),
+            Location::Memory { name, prefix } => Backend::Object(object::Objects::memory(name, prefix)),
         };
         let faults = Arc::new(Faults::from_environment()?);
         Ok(Self { url: location.to_string().into(), backend, faults, meter: Arc::default() })
@@ -267,6 +267,20 @@ impl Store {
             Backend::Object(objects) => runtime().block_on(objects.put_if_absent(path, bytes)),
         }
         .map_err(|error| self.place(path, error))
+    }
+
+    /// Copies an object to another path of this store, over an older one if there is one; the bytes stay
+    /// on the backend.
+    ///
+    /// # Errors
+    /// `NotFound` where there is no such object; as [`Store::put`].
+    pub fn copy(&self, from: &str, to: &str) -> Result<()> {
+        self.faults.before(Operation::Put, to)?;
+        match &self.backend {
+            Backend::Local(local) => local.copy(from, to),
+            Backend::Object(objects) => runtime().block_on(objects.copy(from, to)),
+        }
+        .map_err(|error| self.place(from, error))
     }
 
     /// A streamed write that becomes visible at [`Writer::finish`]; dropped before, it leaves nothing.

@@ -88,6 +88,16 @@ impl Local {
         pending.publish_if_absent()
     }
 
+    /// Links rather than copies: objects are never changed in place.
+    pub(crate) fn copy(&self, from: &str, to: &str) -> Result<()> {
+        let pending = Pending::create(&self.path(to))?;
+        fs::remove_file(&pending.hidden)?;
+        fs::hard_link(self.path(from), &pending.hidden)?;
+        fs::rename(&pending.hidden, &pending.target)?;
+        // Dropping `pending` removes the hidden name, which stays where both were one file already.
+        sync_folder(&self.path(to))
+    }
+
     pub(crate) fn writer(&self, path: &str) -> Result<Sink> {
         Ok(Sink::Local(Pending::create(&self.path(path))?))
     }

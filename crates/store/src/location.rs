@@ -10,7 +10,7 @@ use eagleray_base::{Error, Result};
 pub(crate) enum Location {
     Local(PathBuf),
     S3 { bucket: String, prefix: String },
-    Memory { name: String },
+    Memory { name: String, prefix: String },
 }
 
 impl Location {
@@ -25,7 +25,10 @@ impl Location {
         }
         match scheme {
             "file" => Self::local(rest),
-            "memory" => Ok(Self::Memory { name: rest.trim_matches('/').to_owned() }),
+            "memory" => {
+                let (name, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+                Ok(Self::Memory { name: name.to_owned(), prefix: prefix.trim_matches('/').to_owned() })
+            }
             "s3" => {
                 let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
                 if bucket.is_empty() {
@@ -53,7 +56,8 @@ impl fmt::Display for Location {
             Self::Local(path) => f.write_str(path.to_string_lossy().trim_end_matches('/')),
             Self::S3 { bucket, prefix } if prefix.is_empty() => write!(f, "s3://{bucket}"),
             Self::S3 { bucket, prefix } => write!(f, "s3://{bucket}/{prefix}"),
-            Self::Memory { name } => write!(f, "memory://{name}"),
+            Self::Memory { name, prefix } if prefix.is_empty() => write!(f, "memory://{name}"),
+            Self::Memory { name, prefix } => write!(f, "memory://{name}/{prefix}"),
         }
     }
 }

@@ -53,9 +53,9 @@ impl Objects {
         Ok(Self { store: Arc::new(store), prefix: prefix.to_owned() })
     }
 
-    pub(crate) fn memory(name: &str) -> Self {
+    pub(crate) fn memory(name: &str, prefix: &str) -> Self {
         let store = MEMORIES.lock().entry(name.to_owned()).or_default().clone();
-        Self { store, prefix: String::new() }
+        Self { store, prefix: prefix.to_owned() }
     }
 
     pub(crate) fn child(&self, path: &str) -> Self {
@@ -112,6 +112,10 @@ impl Objects {
             }
             Err(error) => Err(from_object_store(error)),
         }
+    }
+
+    pub(crate) async fn copy(&self, from: &str, to: &str) -> Result<()> {
+        self.store.copy(&self.path(from), &self.path(to)).await.map_err(from_object_store)
     }
 
     pub(crate) fn writer(&self, path: &str) -> Sink {

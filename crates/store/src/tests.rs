@@ -33,9 +33,14 @@ fn conforms(store: &Store) {
     let paths: Vec<_> = store.list("").unwrap().into_iter().map(|object| object.path).collect();
     assert_eq!(paths, ["a/b/two", "a/one", "c/three"]);
     assert_eq!(store.list_dirs("").unwrap(), ["a", "c"]);
-    let child = store.child("a");
+    let child = Store::open(store.child("a").url()).unwrap();
     assert_eq!(child.list("").unwrap().len(), 2);
     assert_eq!(child.list("b").unwrap()[0].path, "b/two");
+    store.copy("c/three", "a/one").unwrap();
+    store.copy("c/three", "a/one").unwrap();
+    assert_eq!(&store.get("a/one").unwrap()[..], b"123456789");
+    assert_eq!(store.list("a").unwrap().len(), 2);
+    assert_eq!(store.copy("absent", "a/one").unwrap_err().kind(), Kind::NotFound);
     store.delete("a/one").unwrap();
     store.delete("a/one").unwrap();
     store.delete_prefix("a").unwrap();
@@ -53,6 +58,7 @@ fn a_local_folder_conforms() {
 #[test]
 fn memory_conforms() {
     conforms(&Store::open("memory://conforms").unwrap());
+    conforms(&Store::open("memory://conforms/deep/prefix").unwrap());
 }
 
 #[test]

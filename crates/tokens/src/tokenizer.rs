@@ -1,7 +1,7 @@
 //! Text → ids: one trait over two engines.
 //!
 //! `fastokens` encodes 20 to 60 times faster than Hugging Face's `tokenizers` and supports byte-level and
-//! SentencePiece BPE; it is used only where its ids equal those of `tokenizers`, checked when a
+//! `SentencePiece` BPE; it is used only where its ids equal those of `tokenizers`, checked when a
 //! tokenizer is loaded on a text of many scripts and odd code points ([`probe`]). Else `tokenizers`
 //! itself encodes. Special tokens that occur in text are encoded as the plain text they are: a document
 //! must not be able to end itself.

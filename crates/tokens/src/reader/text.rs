@@ -11,7 +11,7 @@ use super::{DocumentReader, Record, Source, place};
 pub struct Text {
     source: Option<Source>,
     url: String,
-    text: String,
+    document: String,
     limit: u64,
 }
 
@@ -23,7 +23,7 @@ impl Text {
 
     /// As [`Text::new`] with another limit of bytes.
     pub fn limited(source: Source, url: String, limit: u64) -> Self {
-        Self { source: Some(source), url, text: String::new(), limit }
+        Self { source: Some(source), url, document: String::new(), limit }
     }
 }
 
@@ -39,8 +39,8 @@ impl DocumentReader for Text {
         }
         match String::from_utf8(bytes) {
             Ok(text) => {
-                self.text = text;
-                let text = self.text.strip_prefix('\u{feff}').unwrap_or(&self.text);
+                self.document = text;
+                let text = self.document.strip_prefix('\u{feff}').unwrap_or(&self.document);
                 Ok(Some(Record::Document { text }))
             }
             Err(error) => {

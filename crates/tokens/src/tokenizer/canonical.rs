@@ -37,7 +37,9 @@ impl Parts {
             Value::String(text) => self.text(b's', text),
             Value::Array(items) => {
                 self.0.push(b'[');
-                items.iter().for_each(|item| self.value(item, false));
+                for item in items {
+                    self.value(item, false);
+                }
                 self.0.push(b']');
             }
             Value::Object(entries) => {

@@ -32,7 +32,7 @@ pub fn texts(definition: &Definition) -> Vec<String> {
     texts.extend([String::new(), " ".to_owned(), "\n".to_owned(), TEXT.to_owned(), TEXT.repeat(12)]);
     let characters: Vec<char> = TEXT.chars().collect();
     for seed in 0..SHUFFLED {
-        let pick = |i: u64| characters[(mix64(seed << 32 | i + 1) % characters.len() as u64) as usize];
+        let pick = |i: u64| characters[(mix64((seed << 32) | (i + 1)) % characters.len() as u64) as usize];
         texts.push((0..8 + seed % 40).map(pick).collect());
     }
     for token in definition.added_tokens().take(ADDED_TOKENS) {

@@ -137,10 +137,11 @@ fn odd_text() -> impl Strategy<Value = String> {
     prop::collection::vec(piece, 0..60).prop_map(|pieces| pieces.concat())
 }
 
+type Pair = (Arc<dyn Tokenizer>, Arc<dyn Tokenizer>);
+
 /// Both engines of every tokenizer there is, loaded once.
-fn engines() -> &'static [(Arc<dyn Tokenizer>, Arc<dyn Tokenizer>)] {
-    static ENGINES: std::sync::OnceLock<Vec<(Arc<dyn Tokenizer>, Arc<dyn Tokenizer>)>> =
-        std::sync::OnceLock::new();
+fn engines() -> &'static [Pair] {
+    static ENGINES: std::sync::OnceLock<Vec<Pair>> = std::sync::OnceLock::new();
     ENGINES.get_or_init(|| {
         let definitions = REAL.iter().filter_map(|(name, _)| real(name)).chain([trained()]);
         definitions.map(|d| (d.load_engine(FASTOKENS).unwrap(), d.load_engine(TOKENIZERS).unwrap())).collect()

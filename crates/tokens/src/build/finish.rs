@@ -1,0 +1,200 @@
+//! The end of a build: from shards in the work folder to a dataset under its hash.
+
+use eagleray_base::{Digest, Error, Result};
+use eagleray_store::Store;
+use serde::Serialize;
+
+use super::plan::{KeyEntry, find_done};
+use super::{BadRecord, MapStats, Plan, RawObject, ReduceStats, Role, Settings, from_json, paths, to_json};
+use crate::format::manifest::{self, Manifest, SUFFIXES, Shard};
+use crate::format::shard::dataset_hash;
+
+/// Bad records that a message names.
+const NAMED: usize = 3;
+
+/// Beside the manifest: where the tokens came from. Not a part of the dataset hash.
+#[derive(Serialize)]
+struct Provenance<'a> {
+    format: &'static str,
+    format_version: u32,
+    program: &'static str,
+    source: &'a str,
+    role: Role,
+    build_key: Digest,
+    settings: &'a Settings,
+    counts: Counts,
+    bad_records: Vec<BadRecord>,
+    objects: &'a [RawObject],
+}
+
+/// Sums over map tasks.
+#[derive(Clone, Debug, Default, Serialize)]
+struct Counts {
+    raw_bytes: u64,
+    documents: u64,
+    text_bytes: u64,
+    tokens: u64,
+    empty: u64,
+    long: u64,
+    long_dropped: u64,
+    long_truncated: u64,
+    bad: u64,
+    bad_listed: u64,
+}
+
+impl Counts {
+    fn of(stats: &[MapStats]) -> Self {
+        stats.iter().fold(Self::default(), |sum, task| Self {
+            raw_bytes: sum.raw_bytes + task.bytes,
+            documents: sum.documents + task.documents,
+            text_bytes: sum.text_bytes + task.text_bytes,
+            tokens: sum.tokens + task.tokens,
+            empty: sum.empty + task.empty,
+            long: sum.long + task.long,
+            long_dropped: sum.long_dropped + task.long_dropped,
+            long_truncated: sum.long_truncated + task.long_truncated,
+            bad: sum.bad + task.bad,
+            bad_listed: sum.bad_listed + task.bad_listed.len() as u64,
+        })
+    }
+}
+
+/// Checks what the map tasks found before anything is made of it.
+///
+/// # Errors
+/// `Invalid` where more records are bad than the spec allows, naming the first, or no document is left.
+pub fn check_map(plan: &Plan, stats: &[MapStats]) -> Result<()> {
+    let counts = Counts::of(stats);
+    let records = counts.bad + counts.documents + counts.empty + counts.long_dropped;
+    let limit = plan.settings.bad_fraction_max;
+    let place = format!("source `{}`", plan.source);
+    if counts.bad > 0 && (counts.bad as f64 > limit * records as f64 || counts.documents == 0) {
+        let listed = stats.iter().flat_map(|task| &task.bad_listed);
+        let first: Vec<String> = listed
+            .take(NAMED)
+            .map(|bad| format!("`{}` at byte {} {}", bad.object, bad.offset, bad.reason))
+            .collect();
+        return Err(Error::invalid(format!(
+            "{place}: {} of {records} records are bad, more than the limit of {} %: {}{}",
+            counts.bad,
+            limit * 100.0,
+            first.join("; "),
+            if counts.bad > NAMED as u64 { "; …" } else { "" },
+        ))
+        .with_hint("mend the records or the source's `text`, or raise `data.bad_records.max_fraction`"));
+    }
+    if counts.documents == 0 {
+        return Err(Error::invalid(format!(
+            "{place} has no document: {} objects, {} empty and {} long documents left out",
+            plan.objects.len(),
+            counts.empty,
+            counts.long_dropped
+        ))
+        .with_hint("check that the source's pattern names the files that hold the text"));
+    }
+    Ok(())
+}
+
+/// Puts the shards under the dataset's hash, writes the manifest and the build key, sweeps the work
+/// folder, and returns the dataset's URL.
+///
+/// # Errors
+/// As the store and [`check_map`]; `Corrupt` where an intermediate object is not what was written.
+pub fn finish(plan: &Plan) -> Result<String> {
+    let built = Store::open(&plan.built)?;
+    if let Some(dataset) = &plan.dataset {
+        return Ok(dataset.clone());
+    }
+    let work = Store::open(&plan.work)?;
+    let hash = match find_done(&built, plan.build_key)? {
+        Some(hash) => hash,
+        None => publish(plan, &built, &work)?,
+    };
+    // Another builder may still write there: it finds the dataset done and sweeps again.
+    if let Err(error) = work.delete_prefix("") {
+        tracing::warn!(work = work.url(), reason = error.message(), "the work folder is left");
+    }
+    Ok(built.url_of(&hash.to_string()))
+}
+
+fn publish(plan: &Plan, built: &Store, work: &Store) -> Result<Digest> {
+    let read = |path: String| work.get(&path).map(|bytes| (bytes, format!("`{}`", work.url_of(&path))));
+    let mut maps: Vec<MapStats> = Vec::with_capacity(plan.map.len());
+    for task in &plan.map {
+        let (bytes, place) = read(paths::map_done(task.index))?;
+        maps.push(from_json(&bytes, &place)?);
+    }
+    check_map(plan, &maps)?;
+    let mut shards: Vec<ReduceStats> = Vec::with_capacity(plan.reduce.len());
+    for task in &plan.reduce {
+        let (bytes, place) = read(paths::shard_done(task.shard))?;
+        shards.push(from_json(&bytes, &place)?);
+    }
+    shards.retain(|shard| shard.documents > 0);
+    let hash = dataset_hash(shards.iter().map(|shard| (&shard.bin_digest, &shard.lengths_digest)));
+    let counts = Counts::of(&maps);
+    let manifest = manifest_of(plan, hash, &shards);
+    if (manifest.tokens, manifest.documents) != (counts.tokens, counts.documents) {
+        return Err(Error::internal(format!(
+            "{} tokens in {} documents went in, {} in {} came out",
+            counts.tokens, counts.documents, manifest.tokens, manifest.documents
+        ))
+        .with_hint("delete the build's `work` folder and build again"));
+    }
+    let folder = built.child(&hash.to_string());
+    if folder.head(manifest::NAME)?.is_none() {
+        for (written, listed) in shards.iter().zip(&manifest.shards) {
+            for suffix in SUFFIXES {
+                let from = format!("{}{suffix}", paths::shard(written.shard));
+                built.copy(
+                    &format!("work/{}/{from}", plan.build_key),
+                    &format!("{hash}/{}{suffix}", listed.path),
+                )?;
+            }
+        }
+        folder.put(paths::TOKENIZER, work.get(paths::TOKENIZER)?)?;
+        folder.put("provenance.json", provenance(plan, counts, maps)?)?;
+        folder.put(manifest::NAME, manifest.encode()?)?;
+    }
+    built.put(&format!("keys/{}", plan.build_key), to_json(&KeyEntry { dataset: hash })?)?;
+    Ok(hash)
+}
+
+fn manifest_of(plan: &Plan, hash: Digest, shards: &[ReduceStats]) -> Manifest {
+    let listed = shards.iter().enumerate().map(|(number, shard)| Shard {
+        path: paths::shard(number as u32),
+        tokens: shard.tokens,
+        documents: shard.documents,
+        bytes: shard.bytes,
+        crc32c: shard.crc32c,
+        bin_digest: shard.bin_digest,
+        lengths_digest: shard.lengths_digest,
+    });
+    Manifest {
+        dataset_hash: hash,
+        tokenizer_hash: plan.settings.tokenizer_hash,
+        engine: plan.settings.engine.clone(),
+        vocab_size: plan.settings.vocab_size,
+        eod_id: plan.settings.eod_id,
+        token_bytes: plan.settings.token_type().bytes() as u32,
+        tokens: shards.iter().map(|shard| shard.tokens).sum(),
+        documents: shards.iter().map(|shard| shard.documents).sum(),
+        shards: listed.collect(),
+    }
+}
+
+fn provenance(plan: &Plan, counts: Counts, maps: Vec<MapStats>) -> Result<Vec<u8>> {
+    let provenance = Provenance {
+        format: "eagleray.provenance",
+        format_version: 1,
+        program: env!("CARGO_PKG_VERSION"),
+        source: &plan.source,
+        role: plan.role,
+        build_key: plan.build_key,
+        settings: &plan.settings,
+        counts,
+        bad_records: maps.into_iter().flat_map(|task| task.bad_listed).collect(),
+        objects: &plan.objects,
+    };
+    to_json(&provenance)
+}

@@ -1,0 +1,209 @@
+//! Finding the raw objects of a source and what their content is.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+
+use eagleray_base::{Crc32c, Digest, Error, Result};
+use eagleray_store::{ObjectInfo, Store};
+use serde::{Deserialize, Serialize};
+
+use super::{RawObject, from_json, to_json};
+use crate::reader::{self, Compression, Format};
+
+/// A file changed this recently could change again within the same time stamp, so its checksum is not
+/// remembered.
+const SETTLED_US: u64 = 2_000_000;
+
+/// An object found by a source's patterns.
+pub(super) struct Input {
+    pub(super) root: String,
+    pub(super) path: String,
+    pub(super) format: Format,
+    pub(super) compression: Compression,
+    pub(super) object: RawObject,
+}
+
+/// Splits a location into the folder that a store can open and the rest.
+pub(crate) fn split_location(location: &str) -> (&str, &str) {
+    let trimmed = location.trim_end_matches('/');
+    let scheme_end = trimmed.find("://").map_or(0, |at| at + 3);
+    match trimmed.rfind('/') {
+        Some(0) => ("/", &trimmed[1..]),
+        Some(at) if at >= scheme_end => (&trimmed[..at], &trimmed[at + 1..]),
+        _ if scheme_end > 0 => (trimmed, ""),
+        _ => (".", trimmed),
+    }
+}
+
+/// Finds what the patterns name, in the order of URLs, each once.
+///
+/// # Errors
+/// `NotFound` for a pattern without a match; `Invalid` for a name that tells no format.
+pub(super) fn find(patterns: &[String], format: Option<&str>, built: &Store) -> Result<Vec<Input>> {
+    let mut found = BTreeMap::new();
+    for pattern in patterns {
+        let (root, rest) = split_pattern(pattern);
+        let store = Store::open(&root)?;
+        let matches = matching(&store, &rest)?;
+        if matches.is_empty() {
+            return Err(nothing(pattern, &store, &rest)?);
+        }
+        for info in matches {
+            found.insert(store.url_of(&info.path), (store.clone(), info));
+        }
+    }
+    let mut tags = Tags::load(patterns, built)?;
+    let mut inputs = Vec::with_capacity(found.len());
+    for (url, (store, info)) in found {
+        let (format, compression) = reader::detect(&url, format)?;
+        let tag = tags.tag(&store, &info, &url)?;
+        let object = RawObject { url, bytes: info.bytes, tag };
+        inputs.push(Input { root: store.url().to_owned(), path: info.path, format, compression, object });
+    }
+    tags.save(built)?;
+    Ok(inputs)
+}
+
+fn matching(store: &Store, rest: &str) -> Result<Vec<ObjectInfo>> {
+    if has_wildcard(rest) {
+        let listed = store.list("")?;
+        return Ok(listed.into_iter().filter(|object| glob_matches(rest, &object.path)).collect());
+    }
+    Ok(store.head(rest)?.into_iter().collect())
+}
+
+/// The error for a pattern that names nothing.
+fn nothing(pattern: &str, store: &Store, rest: &str) -> Result<Error> {
+    if has_wildcard(rest) {
+        return Ok(Error::not_found(format!("no object matches `{pattern}`"))
+            .with_hint("check the path; `*` stays within a folder, `**` goes into folders below"));
+    }
+    if !store.list(rest)?.is_empty() {
+        return Ok(Error::invalid(format!("`{pattern}` is a folder"))
+            .with_hint(format!("name its objects: `{}/**/*.jsonl`", pattern.trim_end_matches('/'))));
+    }
+    Ok(Error::not_found(format!("`{pattern}` does not exist")).with_hint("check the path of the source"))
+}
+
+fn has_wildcard(text: &str) -> bool {
+    text.contains(['*', '?', '{'])
+}
+
+/// The folder in front of the first wildcard, and the rest.
+fn split_pattern(pattern: &str) -> (String, String) {
+    let Some(wildcard) = pattern.find(['*', '?', '{']) else {
+        let (root, name) = split_location(pattern);
+        return (root.to_owned(), name.to_owned());
+    };
+    match pattern[..wildcard].rfind('/') {
+        Some(0) => ("/".to_owned(), pattern[1..].to_owned()),
+        Some(at) => (pattern[..at].to_owned(), pattern[at + 1..].to_owned()),
+        None => (".".to_owned(), pattern.to_owned()),
+    }
+}
+
+/// Whether a path matches a pattern: `*` and `?` within a folder, `**` across folders, `{a,b}` either.
+pub fn glob_matches(pattern: &str, path: &str) -> bool {
+    expand(pattern).iter().any(|pattern| {
+        let parts: Vec<&str> = pattern.split('/').collect();
+        segments_match(&parts, &path.split('/').collect::<Vec<_>>())
+    })
+}
+
+fn expand(pattern: &str) -> Vec<String> {
+    let braces = pattern.find('{').and_then(|open| Some((open, open + pattern[open..].find('}')?)));
+    let Some((open, close)) = braces else { return vec![pattern.to_owned()] };
+    let choices = pattern[open + 1..close].split(',');
+    choices.flat_map(|c| expand(&format!("{}{c}{}", &pattern[..open], &pattern[close + 1..]))).collect()
+}
+
+fn segments_match(pattern: &[&str], path: &[&str]) -> bool {
+    match (pattern.split_first(), path.split_first()) {
+        (None, None) => true,
+        (Some((&"**", rest)), _) => {
+            segments_match(rest, path) || path.split_first().is_some_and(|(_, p)| segments_match(pattern, p))
+        }
+        (Some((first, rest)), Some((name, names))) => {
+            segment_matches(first.as_bytes(), name.as_bytes()) && segments_match(rest, names)
+        }
+        _ => false,
+    }
+}
+
+fn segment_matches(pattern: &[u8], name: &[u8]) -> bool {
+    match (pattern.split_first(), name.split_first()) {
+        (None, None) => true,
+        (Some((b'*', rest)), _) => {
+            segment_matches(rest, name)
+                || name.split_first().is_some_and(|(_, n)| segment_matches(pattern, n))
+        }
+        (Some((b'?', rest)), Some((_, names))) => segment_matches(rest, names),
+        (Some((byte, rest)), Some((first, names))) => byte == first && segment_matches(rest, names),
+        _ => false,
+    }
+}
+
+/// Checksums of local files, remembered by size and time of change as Git's index does, so that a second
+/// start does not read a corpus again.
+struct Tags {
+    path: String,
+    saved_us: u64,
+    known: BTreeMap<String, Tag>,
+    changed: bool,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct Tag {
+    bytes: u64,
+    modified_us: u64,
+    crc32c: u32,
+}
+
+impl Tags {
+    fn load(patterns: &[String], built: &Store) -> Result<Self> {
+        let parts: Vec<&[u8]> = patterns.iter().map(String::as_bytes).collect();
+        let path = format!("inputs/{}.json", Digest::of_parts(&parts));
+        let info = built.head(&path)?;
+        let known = match &info {
+            // A memory that cannot be read is forgotten: the files are read again.
+            Some(_) => from_json(&built.get(&path)?, "the remembered checksums").unwrap_or_default(),
+            None => BTreeMap::new(),
+        };
+        Ok(Self { path, saved_us: info.map_or(0, |info| info.modified_us), known, changed: false })
+    }
+
+    fn tag(&mut self, store: &Store, info: &ObjectInfo, url: &str) -> Result<String> {
+        if let Some(etag) = &info.etag {
+            return Ok(format!("etag:{etag}"));
+        }
+        if let Some(tag) = self.known.get(url)
+            && (tag.bytes, tag.modified_us) == (info.bytes, info.modified_us)
+            && info.modified_us + SETTLED_US < self.saved_us
+        {
+            return Ok(format!("crc32c:{:08x}", tag.crc32c));
+        }
+        let crc32c = checksum(store, &info.path)?;
+        self.changed = true;
+        let tag = Tag { bytes: info.bytes, modified_us: info.modified_us, crc32c };
+        self.known.insert(url.to_owned(), tag);
+        Ok(format!("crc32c:{crc32c:08x}"))
+    }
+
+    fn save(&self, built: &Store) -> Result<()> {
+        if self.changed { built.put(&self.path, to_json(&self.known)?) } else { Ok(()) }
+    }
+}
+
+fn checksum(store: &Store, path: &str) -> Result<u32> {
+    let mut reader = store.reader(path)?;
+    let mut crc = Crc32c::default();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match reader.read(&mut buffer) {
+            Ok(0) => return Ok(crc.value()),
+            Ok(count) => crc.update(&buffer[..count]),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(Error::from(error).at(format_args!("`{}`", store.url_of(path)))),
+        }
+    }
+}

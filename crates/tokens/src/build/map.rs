@@ -1,0 +1,170 @@
+//! The map task: pieces of raw objects → runs.
+
+use eagleray_base::{Digest, Result};
+use eagleray_store::Store;
+use serde::{Deserialize, Serialize};
+
+use super::run_file::{DocumentHash, RunBuilder};
+use super::{LongDocuments, MapTask, Settings, from_json, paths, to_json};
+use crate::format::TokenType;
+use crate::reader::{self, Record};
+use crate::tokenizer::{self, Tokenizer};
+
+/// Bytes held before a run is written; bounds a task's memory whatever the object's size.
+const RUN_BYTES: usize = 64 << 20;
+/// Bad records that one task lists; the others are counted.
+const LISTED_MAX: usize = 1000;
+
+/// A record that is not a document.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BadRecord {
+    /// The object's URL.
+    pub object: String,
+    /// Where the record begins, after decompression.
+    pub offset: u64,
+    /// What is wrong, to be read after the place.
+    pub reason: String,
+}
+
+/// What a map task did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapStats {
+    /// The task's number.
+    pub index: u32,
+    /// Bytes of its pieces on their store.
+    pub bytes: u64,
+    /// Runs written.
+    pub runs: u32,
+    /// Documents that go into the dataset.
+    pub documents: u64,
+    /// Bytes of their text.
+    pub text_bytes: u64,
+    /// Their tokens, the end of each document included.
+    pub tokens: u64,
+    /// Documents without text, left out.
+    pub empty: u64,
+    /// Documents with more tokens than a sample.
+    pub long: u64,
+    /// Long documents left out.
+    pub long_dropped: u64,
+    /// Long documents cut.
+    pub long_truncated: u64,
+    /// Bad records, left out.
+    pub bad: u64,
+    /// The first of them.
+    pub bad_listed: Vec<BadRecord>,
+}
+
+/// Runs a map task, or finds that it was done.
+///
+/// # Errors
+/// As the store and the readers; `Internal` where the tokenizer refuses a text.
+pub fn run_map(task: &MapTask) -> Result<MapStats> {
+    let work = Store::open(&task.work)?;
+    let done = paths::map_done(task.index);
+    if work.head(&done)?.is_some() {
+        return from_json(&work.get(&done)?, &format!("`{}`", work.url_of(&done)));
+    }
+    let settings = &task.settings;
+    let tokenizer = tokenizer::cached(&work, paths::TOKENIZER, settings.tokenizer_hash, &settings.engine)?;
+    let mut mapper = Mapper::new(work, task, tokenizer.as_ref());
+    for piece in &task.pieces {
+        let store = Store::open(&piece.root)?;
+        let url = store.url_of(&piece.path);
+        let mut reader = reader::open(&store, piece, &settings.text_field)?;
+        while let Some(record) = reader.next()? {
+            match record {
+                Record::Document { text } => mapper.document(text)?,
+                Record::Bad { offset, reason } => mapper.bad(&url, offset, reason),
+            }
+        }
+    }
+    mapper.finish(&done)
+}
+
+struct Mapper<'a> {
+    work: Store,
+    settings: &'a Settings,
+    token_type: TokenType,
+    tokenizer: &'a dyn Tokenizer,
+    key: [u8; 32],
+    run: RunBuilder,
+    ids: Vec<u32>,
+    stats: MapStats,
+}
+
+impl<'a> Mapper<'a> {
+    fn new(work: Store, task: &'a MapTask, tokenizer: &'a dyn Tokenizer) -> Self {
+        let settings = &task.settings;
+        Self {
+            work,
+            settings,
+            token_type: settings.token_type(),
+            tokenizer,
+            key: *Digest::of(settings.shuffle_key.as_bytes()).as_bytes(),
+            run: RunBuilder::new(settings.shards),
+            ids: Vec::new(),
+            stats: MapStats { index: task.index, bytes: task.bytes, ..MapStats::default() },
+        }
+    }
+
+    fn document(&mut self, text: &str) -> Result<()> {
+        if text.is_empty() {
+            self.stats.empty += 1;
+            return Ok(());
+        }
+        self.ids.clear();
+        self.tokenizer.encode(text, &mut self.ids)?;
+        self.ids.push(self.settings.eod_id);
+        let limit = self.settings.sequence_length as usize;
+        if self.ids.len() > limit {
+            self.stats.long += 1;
+            match self.settings.long_documents {
+                LongDocuments::Split => {}
+                LongDocuments::Drop => {
+                    self.stats.long_dropped += 1;
+                    return Ok(());
+                }
+                LongDocuments::Truncate => {
+                    self.stats.long_truncated += 1;
+                    self.ids.truncate(limit.saturating_sub(1));
+                    self.ids.push(self.settings.eod_id);
+                }
+            }
+        }
+        self.stats.documents += 1;
+        self.stats.text_bytes += text.len() as u64;
+        self.stats.tokens += self.ids.len() as u64;
+        let (token_type, ids) = (self.token_type, &self.ids);
+        self.run.push(document_hash(&self.key, text), |bytes| token_type.encode(ids, bytes));
+        if self.run.bytes() >= RUN_BYTES { self.spill() } else { Ok(()) }
+    }
+
+    fn bad(&mut self, url: &str, offset: u64, reason: String) {
+        self.stats.bad += 1;
+        if self.stats.bad_listed.len() < LISTED_MAX {
+            self.stats.bad_listed.push(BadRecord { object: url.to_owned(), offset, reason });
+        }
+    }
+
+    fn spill(&mut self) -> Result<()> {
+        let path = paths::run(self.stats.index, self.stats.runs);
+        self.stats.runs += 1;
+        self.run.spill(&self.work, &path)
+    }
+
+    fn finish(mut self, done: &str) -> Result<MapStats> {
+        if !self.run.is_empty() {
+            self.spill()?;
+        }
+        self.work.put(done, to_json(&self.stats)?)?;
+        Ok(self.stats)
+    }
+}
+
+/// 128 bits of the keyed BLAKE3 of a text.
+fn document_hash(key: &[u8; 32], text: &str) -> DocumentHash {
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&blake3::keyed_hash(key, text.as_bytes()).as_bytes()[..16]);
+    u128::from_be_bytes(bytes)
+}
