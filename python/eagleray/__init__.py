@@ -6,6 +6,8 @@ spec. Importing this package touches neither torch nor Ray.
 
 from __future__ import annotations
 
+from typing import Any
+
 from eagleray._core import (
     ConflictError,
     CorruptError,
@@ -31,7 +33,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     """Loads the sub-packages when they are first asked for."""
     if name in {"checkpoint", "data", "train"}:
         import importlib

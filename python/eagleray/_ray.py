@@ -51,7 +51,8 @@ def require_version() -> None:
     found = tuple(int(part) for part in ray.__version__.split(".")[:2])
     if found != SUPPORTED:
         expected = ".".join(str(part) for part in SUPPORTED)
-        raise _core.InvalidError(f"expected Ray {expected}.x, found {ray.__version__}; `pip install 'ray[train]=={expected}.*'`")
+        hint = f"`pip install 'ray[train]=={expected}.*'`"
+        raise _core.InvalidError(f"expected Ray {expected}.x, found {ray.__version__}; {hint}")
 
 
 def start(workers: int, *, verbose: bool) -> None:
@@ -90,6 +91,9 @@ def quiet(*, verbose: bool) -> None:
     level = logging.INFO if verbose else logging.CRITICAL
     for name in ("ray", "ray.train", "ray.data", "ray.tune"):
         logging.getLogger(name).setLevel(level)
+    if not verbose:
+        # Ray prints a paragraph about every worker that dies; the keeper says it in a line.
+        ray._private.worker.print_to_stdstream = lambda *_arguments, **_named: None
 
 
 def log_dir() -> str | None:
@@ -98,7 +102,7 @@ def log_dir() -> str | None:
     return None if node is None else os.path.join(node.get_session_dir_path(), "logs")
 
 
-class PermanentFirst(DefaultFailurePolicy):  # type: ignore[misc]
+class PermanentFirst(DefaultFailurePolicy):
     """Ray's policy, but an error that would come again ends the run at once."""
 
     def make_decision(self, training_failed_error: Any) -> Any:
@@ -109,7 +113,10 @@ class PermanentFirst(DefaultFailurePolicy):  # type: ignore[misc]
         return super().make_decision(training_failed_error)
 
 
-class Trainer(TorchTrainer):  # type: ignore[misc]
+_TorchTrainer: Any = TorchTrainer
+
+
+class Trainer(_TorchTrainer):  # type: ignore[misc]
     """Ray's torch trainer under our failure policy."""
 
     def _initialize_and_run_controller(self, **controller_init_kwargs: Any) -> Any:
@@ -125,7 +132,7 @@ class Trainer(TorchTrainer):  # type: ignore[misc]
         return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
 
 
-class KeeperCallback(ControllerCallback, WorkerGroupCallback):  # type: ignore[misc]
+class KeeperCallback(ControllerCallback, WorkerGroupCallback):
     """Tells the ledger's keeper, from the controller, when worker groups fail and when they are built."""
 
     _INTERRUPTING = ("RESTARTING", "RESCHEDULING", "RESIZING", "PREEMPTING")
@@ -160,5 +167,5 @@ def cause_of(error: BaseException) -> BaseException:
     for kinds in (PERMANENT, _core.EagleRayError, Exception):
         for failure in failures:
             if isinstance(failure, kinds):
-                return failure  # type: ignore[no-any-return]
+                return failure
     return getattr(error, "controller_failure", None) or error

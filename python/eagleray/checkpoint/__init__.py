@@ -48,7 +48,7 @@ def load(state: dict[str, Any], url: str) -> None:
 def _place(url: str) -> Place:
     if not dist.is_initialized():
         return Place(store_url=url, attempt=0, rank=0, world=1, group=None)
-    group = dist.new_group(backend="gloo")
+    group: Any = dist.new_group(backend="gloo")
     return Place(store_url=url, attempt=0, rank=dist.get_rank(), world=dist.get_world_size(), group=group)
 
 

@@ -7,6 +7,7 @@ waits for it; a save that fails or dies leaves no commit, and no reader sees it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -16,8 +17,9 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
+from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 from torch.distributed.tensor import DTensor
 
 from eagleray import _core
@@ -67,11 +69,17 @@ class _Flight:
 
 
 class CheckpointEngine:
-    """At most one save in flight; every rank of the world calls the same methods in the same order."""
+    """At most one save in flight; every rank of the world calls the same methods in the same order.
 
-    def __init__(self, place: Place, now: Callable[[], float] = time.time) -> None:
+    `sweep` is called on rank 0 after each commit, in the save's thread: retention never delays a step.
+    """
+
+    def __init__(
+        self, place: Place, now: Callable[[], float] = time.time, sweep: Callable[[], object] | None = None
+    ) -> None:
         self._place = place
         self._now = now
+        self._sweep = sweep
         self._flight: _Flight | None = None
 
     @property
@@ -122,6 +130,10 @@ class CheckpointEngine:
             flight.saved = Saved(
                 step=flight.step, directory=directory, began=began, staged=staged, committed=self._now(), bytes=size
             )
+            if self._sweep is not None and _first(self._place):
+                # What could not be deleted now is deleted after the next commit.
+                with contextlib.suppress(_core.EagleRayError):
+                    self._sweep()
         except Exception as error:
             flight.error = error
         finally:
@@ -154,7 +166,7 @@ def write(place: Place, state: State, commit: Mapping[str, Any]) -> tuple[str, i
     store = _core.Store(f"{place.store_url.rstrip('/')}/{directory}")
     writer = StoreWriter(store)
     try:
-        dcp.save(state, storage_writer=writer, process_group=place.group, no_dist=place.group is None)
+        dcp_save(state, storage_writer=writer, process_group=place.group, no_dist=place.group is None)
     except CheckpointException as error:
         raise _cause(error) from error
     _agree(place, lambda: _write_segment(place, directory, writer))
@@ -180,7 +192,7 @@ def load(place: Place, directory: str, state: State) -> None:
     _agree(place, lambda: _core.verify(place.store_url, directory, (place.rank, place.world)))
     store = _core.Store(f"{place.store_url.rstrip('/')}/{directory}")
     try:
-        dcp.load(state, storage_reader=StoreReader(store), process_group=place.group, no_dist=place.group is None)
+        dcp_load(state, storage_reader=StoreReader(store), process_group=place.group, no_dist=place.group is None)
     except CheckpointException as error:
         raise _cause(error) from error
 
@@ -200,9 +212,9 @@ def _agree(place: Place, action: Callable[[], T]) -> T:
     if place.group is not None:
         outcomes = [None] * place.world
         dist.all_gather_object(outcomes, outcome, group=place.group)
-    for _, error in outcomes:
-        if error is not None:
-            raise error
+    for _, failure in outcomes:
+        if failure is not None:
+            raise failure
     result: T = outcomes[0][0]
     return result
 
@@ -212,7 +224,7 @@ def _cause(error: CheckpointException) -> Exception:
     for _, (failure, _trace) in sorted(error.failures.items()):
         if isinstance(failure, Exception):
             return failure
-    return error
+    return _core.InternalError(str(error))
 
 
 def require_fit(commit: Mapping[str, Any], expected: Mapping[str, str]) -> None:

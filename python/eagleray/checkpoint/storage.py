@@ -15,8 +15,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
-from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
-from torch.distributed.checkpoint.filesystem import CURRENT_DCP_VERSION, FileSystemBase
+from torch.distributed.checkpoint.filesystem import (
+    CURRENT_DCP_VERSION,
+    FileSystemBase,
+    FileSystemReader,
+    FileSystemWriter,
+)
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.storage import WriteResult
 
@@ -94,7 +98,7 @@ class StoreFiles(FileSystemBase):
         self.written: list[WrittenFile] = []
 
     @contextlib.contextmanager
-    def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[Any]:  # type: ignore[override]
+    def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[Any]:
         """A file to write, visible when the block ends without an exception; or a handle to read."""
         if mode != "wb":
             yield _Incoming(path=str(path))
@@ -146,7 +150,7 @@ class StoreWriter(FileSystemWriter):
         # Durability is the store's: it syncs a file before it shows it.
         super().__init__("", single_file_per_rank=True, sync_files=False, thread_count=1)
         self.files = StoreFiles(store)
-        self.fs = self.files
+        self.fs: Any = self.files
         self.path = ""
 
     def prepare_local_plan(self, plan: Any) -> Any:
@@ -168,7 +172,7 @@ class StoreReader(FileSystemReader):
     def __init__(self, store: _core.Store) -> None:
         super().__init__("")
         self.store = store
-        self.fs = StoreFiles(store)  # type: ignore[assignment]
+        self.fs: Any = StoreFiles(store)
         self.path = ""
 
     def _slice_file(self, file: Any, sinfo: Any) -> IO[bytes]:
@@ -176,7 +180,7 @@ class StoreReader(FileSystemReader):
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         """DCP's index. It is a pickle: read only after its CRC matched the commit that names it."""
-        metadata: Metadata = pickle.loads(self.store.get(METADATA_NAME))  # noqa: S301
+        metadata: Metadata = pickle.loads(self.store.get(METADATA_NAME))
         if metadata.storage_meta is not None:
             metadata.storage_meta.load_id = self.load_id
         return metadata

@@ -41,6 +41,8 @@ class Console:
 
     def progress(self, now: float, report: dict[str, Any]) -> None:
         """The progress line: step, loss, speed, data wait and time left."""
+        for notice in report["notices"]:
+            self.say(notice)
         if "step" not in report:
             return
         line = progress_line(report)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ class Datasets:
     vocab_size: int
 
 
-def ensure_datasets(resolved: Mapping[str, Any], console: Console, workers: int) -> Datasets:
+def ensure_datasets(resolved: Mapping[str, Any], console: Console, start_ray: Callable[[], None]) -> Datasets:
     """Finds every dataset of the spec, builds what is missing, and checks that the vocabulary fits the model."""
     data = resolved["spec"]["data"]
     wanted = [("train", name) for name in data["sources"]]
@@ -34,12 +34,11 @@ def ensure_datasets(resolved: Mapping[str, Any], console: Console, workers: int)
         else:
             urls[role][name] = url
     if missing:
-        from eagleray import _ray
         from eagleray.data.build import build
 
         names = ", ".join(f"`{name}`" for _, name in missing)
         console.say(f"building token datasets of {names}")
-        _ray.start(workers, verbose=console.verbose)
+        start_ray()
         build(resolved)
         for role, name in missing:
             urls[role][name] = _required(resolved, role, name)

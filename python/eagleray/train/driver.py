@@ -34,6 +34,7 @@ from .plan import Plan, plan_from
 POLL_SECONDS = 0.5
 # Ranks notice a lost peer by its closed socket; this only bounds a peer that hangs without dying.
 COLLECTIVE_TIMEOUT_SECONDS = 600
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(Exception):
@@ -42,13 +43,21 @@ class Interrupted(Exception):
 
 @dataclass(slots=True)
 class Stop:
-    """How often the user has asked to stop."""
+    """How often the user has asked to stop, by SIGINT or SIGTERM."""
 
     count: int = 0
+    training: bool = False
 
-    def check(self) -> None:
-        """Leaves at once when asked to; for the stretches where there is nothing to save."""
-        if self.count:
+    def listen(self) -> None:
+        """Takes the signals; once more after Ray starts, which takes SIGTERM for itself."""
+        if threading.current_thread() is threading.main_thread():
+            for number in _STOPPING:
+                signal.signal(number, self._ask)
+
+    def _ask(self, _number: int, _frame: object) -> None:
+        self.count += 1
+        # Before training there is nothing to save, and after the second time nobody wants to wait.
+        if not self.training or self.count > 1:
             raise Interrupted
 
 
@@ -58,7 +67,7 @@ def run(resolved: Mapping[str, Any], *, take_over: bool, console: Console) -> in
         try:
             return _run(resolved, take_over=take_over, console=console, stop=stop)
         except (Interrupted, KeyboardInterrupt):
-            console.say("stopped before training began; resume with the same command")
+            console.say("stopped without a save; resume with the same command")
             return EXIT_STOPPED
         except Exception as error:
             return console.error(_unwrapped(error), _logs())
@@ -78,13 +87,21 @@ def _run(resolved: Mapping[str, Any], *, take_over: bool, console: Console, stop
             console.summary(summary(store_url, spec["name"], "completed", int(commit["step"])))
             return EXIT_DONE
     workers = spec["cluster"]["workers"]
-    datasets = ensure_datasets(resolved, console, workers["max"])
-    stop.check()
+
+    def start_ray() -> None:
+        from eagleray import _ray
+
+        _ray.start(workers["max"], verbose=console.verbose)
+        stop.listen()
+
+    datasets = ensure_datasets(resolved, console, start_ray)
     plan = plan_from(resolved, datasets.urls, datasets.vocab_size)
     attempt = _claim(store_url, resolved, take_over=take_over)
     resumed = "from the beginning" if commit is None else f"from step {commit['step']}"
     console.say(f"run `{plan.name}` · attempt {attempt} · {resumed} · {_workers_text(workers)} · {plan.strategy}")
-    return _Attempt(plan, attempt, resolved, console, stop).run()
+    driving = _Attempt(plan, attempt, resolved, console, stop)
+    start_ray()
+    return driving.run()
 
 
 class _Attempt:
@@ -102,21 +119,19 @@ class _Attempt:
         """Trains to an end of some kind and closes the account."""
         import ray
 
-        from eagleray import _ray
-
         from .ledger import Keeper
 
-        workers = self.resolved["spec"]["cluster"]["workers"]
-        _ray.start(workers["max"], verbose=self.console.verbose)
-        keeper_class = ray.remote(num_cpus=0, max_restarts=0)(Keeper)
+        remote: Any = ray.remote(num_cpus=0)
         reached = reached_step(self.plan.store)
-        keeper = keeper_class.remote(self.plan.store, self.attempt, self.began, reached, _tensorboard_dir(self.plan))
+        keeper = remote(Keeper).remote(self.plan.store, self.attempt, self.began, reached, _tensorboard_dir(self.plan))
         ray.get(keeper.record.remote([self._start_event()]))
         fit = threading.Thread(target=self._fit, args=(keeper,), name="fit", daemon=True)
         fit.start()
+        self.stop.training = True
         self._watch(fit, keeper)
+        self.stop.training = False
         outcome = self._outcome()
-        latest = ray.get(keeper.progress.remote())
+        latest: dict[str, Any] = ray.get(keeper.progress.remote())
         step = int(self.result["step"]) if self.result else int(latest.get("step", 0))
         _finish(keeper, self.plan.store, self.attempt, outcome, step, self.clock.now())
         if self.error is not None:
@@ -130,14 +145,15 @@ class _Attempt:
 
     def _fit(self, keeper: Any) -> None:
         """Ray Train, from first worker group to last."""
-        from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchConfig
+        import ray.train.torch
 
         from eagleray import _ray
         from eagleray.data.ray_train import StreamDataConfig
 
         from .worker import DATASET_NAME, WorkerConfig, run_worker
 
+        # Ray annotates the classes of Train v1, whose names v2 took over.
+        api: Any = ray.train
         spec = self.resolved["spec"]
         low, high = spec["cluster"]["workers"]["min"], spec["cluster"]["workers"]["max"]
         scratch = tempfile.mkdtemp(prefix="eagleray-")
@@ -145,14 +161,14 @@ class _Attempt:
             trainer = _ray.Trainer(
                 run_worker,
                 train_loop_config={"worker": WorkerConfig(plan=self.plan, attempt=self.attempt, keeper=keeper)},
-                scaling_config=ScalingConfig(num_workers=low if low == high else (low, high), use_gpu=_has_gpus()),
-                run_config=RunConfig(
+                scaling_config=api.ScalingConfig(num_workers=low if low == high else (low, high), use_gpu=_has_gpus()),
+                run_config=api.RunConfig(
                     name=self.plan.name,
                     storage_path=scratch,
-                    failure_config=FailureConfig(max_failures=spec["train"]["max_failures"]),
+                    failure_config=api.FailureConfig(max_failures=spec["train"]["max_failures"]),
                     callbacks=[_ray.KeeperCallback(keeper)],
                 ),
-                torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_SECONDS),
+                torch_config=api.torch.TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_SECONDS),
                 datasets={DATASET_NAME: _no_dataset},
                 dataset_config=StreamDataConfig(self.plan.stream_config(0, 1, 0)),
             )
@@ -171,8 +187,6 @@ class _Attempt:
             fit.join(POLL_SECONDS)
             if self.stop.count > asked:
                 asked = self.stop.count
-                if asked > 1:
-                    raise Interrupted
                 self.console.say("stopping: saving after this step (once more to stop at once)")
                 ray.get(keeper.stop.remote())
             self.console.progress(self.clock.now(), ray.get(keeper.progress.remote()))
@@ -198,7 +212,8 @@ def _no_dataset() -> None:
 def _has_gpus() -> bool:
     import ray
 
-    return ray.cluster_resources().get("GPU", 0) > 0
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return resources.get("GPU", 0) > 0
 
 
 def _newest(store_url: str) -> dict[str, Any] | None:
@@ -269,7 +284,8 @@ def _unwrapped(error: BaseException) -> BaseException:
         return error
     from eagleray import _ray
 
-    return _ray.cause_of(error)
+    cause: BaseException = _ray.cause_of(error)
+    return cause
 
 
 def _logs() -> str | None:
@@ -289,18 +305,13 @@ def _shutdown_ray() -> None:
 
 @contextmanager
 def _signals() -> Iterator[Stop]:
-    """SIGINT and SIGTERM count up `Stop` instead of ending the process, in the main thread only."""
+    """Signals count up `Stop` instead of ending the process, and are given back at the end."""
     stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def ask(_number: int, _frame: object) -> None:
-        stop.count += 1
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in _STOPPING}
+    stop.listen()
     try:
         yield stop
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)

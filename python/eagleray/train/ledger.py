@@ -140,10 +140,10 @@ class Keeper:
         self._reached_step = reached_step
         self._signals = {"stop": False, "superseded": False}
         self._flushed_at = 0.0
-        self._flush_error: str | None = None
         self._latest: dict[str, Any] = {}
         self._recent: list[tuple[float, int, float, float]] = []
         self._tensorboard = TensorBoard(tensorboard)
+        self._notices: list[str] = []
 
     def begin_generation(self, world: int, now: float) -> int:
         """A new worker group is being started; whatever the one before still had to say has arrived."""
@@ -176,14 +176,16 @@ class Keeper:
             self._interrupted_at = seen
             self._interrupt_reason = reason
             self._write([{"t": seen, "kind": "failure", "generation": self._generation, "reason": reason}])
+            self._notices.append(f"the worker group was interrupted ({reason}); it is being rebuilt")
 
     def stop(self) -> None:
         """Asks every rank to save and leave at the end of its step."""
         self._signals["stop"] = True
 
     def progress(self) -> dict[str, Any]:
-        """The latest step of rank 0 with rates over the last seconds; and what the driver must know."""
-        report = {**self._latest, "superseded": self._signals["superseded"], "flush_error": self._flush_error}
+        """The latest step of rank 0 with rates over the last seconds, and what is new for people."""
+        notices, self._notices = self._notices, []
+        report = {**self._latest, "notices": notices}
         if len(self._recent) >= 2:
             seconds = self._recent[-1][0] - self._recent[0][0]
             tokens = sum(entry[1] for entry in self._recent[1:])
@@ -258,8 +260,7 @@ class Keeper:
         self._flushed_at = now
         try:
             self._ledger.flush()
-            self._flush_error = None
             self._signals["superseded"] = not _core.is_current(self._store_url, self._attempt)
         except _core.EagleRayError as error:
             # Events stay in memory and go out with the next flush; training is not stopped for its diary.
-            self._flush_error = str(error)
+            self._notices.append(f"the ledger could not be written, and will be with the next: {error}")

@@ -15,13 +15,18 @@ State = dict[str, Any]
 def save_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
     """Parameters and moments by parameter name. Learning rates and the like are the spec's, not the state's."""
     parameters, moments = get_state_dict(model, optimizer)
-    return {"model": dict(parameters), "optimizer": dict(moments["state"])}
+    return {"model": dict(parameters), "optimizer": _by_name(moments)}
+
+
+def _by_name(moments: Any) -> State:
+    """Moments by parameter name, without the groups."""
+    return dict(moments["state"])
 
 
 def load_state(model: nn.Module, optimizer: torch.optim.Optimizer, fill: Callable[[State], None]) -> None:
     """Builds the state as it stands, lets `fill` read into its tensors, and gives it back to the model."""
     parameters, moments = get_state_dict(model, optimizer)
-    state = {"model": dict(parameters), "optimizer": dict(moments["state"])}
+    state = {"model": dict(parameters), "optimizer": _by_name(moments)}
     fill(state)
     set_state_dict(
         model,

@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from eagleray._core import InvalidError
+from eagleray import _core
 
 from .model import Llama, ModelConfig, initialise
 
@@ -67,7 +67,8 @@ class Spread:
 def spread(kind: str, config: ModelConfig, *, seed: int, precision: str, device: torch.device) -> Spread:
     """Builds the model, starts it from `seed` and spreads it over the default process group."""
     if kind not in AVAILABLE:
-        raise InvalidError(f"`train.strategy: {kind}` is not available in this build; available: {', '.join(AVAILABLE)}")
+        available = ", ".join(AVAILABLE)
+        raise _core.InvalidError(f"`train.strategy: {kind}` is not available in this build; available: {available}")
     world = torch.distributed.get_world_size()
     bf16 = precision == "bf16"
     if kind == "ddp":
@@ -109,7 +110,12 @@ def _copy_shard(parameter: nn.Parameter, value: Tensor) -> None:
 
 
 def build_optimizer(
-    parameters: Iterable[tuple[str, nn.Parameter]], *, lr: float, betas: tuple[float, float], eps: float, weight_decay: float
+    parameters: Iterable[tuple[str, nn.Parameter]],
+    *,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
 ) -> torch.optim.AdamW:
     """AdamW over named parameters; matrices decay, norms do not."""
     named = [(name, parameter) for name, parameter in parameters if parameter.requires_grad]

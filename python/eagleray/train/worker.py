@@ -12,8 +12,9 @@ import torch.distributed as dist
 
 from eagleray import _core
 
+from .context import BatchStream, Context
 from .ledger import Clock, Event, Reporter
-from .loop import BatchStream, Context, Outcome, train
+from .loop import Outcome, train
 from .plan import Plan, Validation
 
 DATASET_NAME = "train"
@@ -57,6 +58,7 @@ def run_worker(config: dict[str, Any]) -> dict[str, Any]:
         return stream
 
     surroundings = Context(
+        plan=plan,
         rank=rank,
         world=world,
         attempt=worker.attempt,
@@ -64,13 +66,13 @@ def run_worker(config: dict[str, Any]) -> dict[str, Any]:
         device=device,
         clock=clock,
         reporter=reporter,
-        save_group=dist.new_group(backend="gloo"),
+        save_group=_save_group(),
         open_stream=open_stream,
         open_validation=lambda held, samples: open_validation(plan, held, samples, rank, world),
         validation_samples=lambda held: validation_samples(plan, held),
     )
     try:
-        outcome: Outcome = train(plan, surroundings, entered)
+        outcome: Outcome = train(surroundings, entered)
     finally:
         reporter.close()
     return asdict(outcome)
@@ -85,6 +87,12 @@ def open_validation(plan: Plan, held: Validation, samples: int, rank: int, world
 def validation_samples(plan: Plan, held: Validation) -> int:
     """How many samples the held-out dataset has."""
     return int(_core.Order(json.dumps(plan.validation_config(held, 1, 0, 1))).num_samples)
+
+
+def _save_group() -> dist.ProcessGroup | None:
+    """Saves talk among themselves, beside the step's collectives and on the CPU."""
+    group: Any = dist.new_group(backend="gloo")
+    return group  # type: ignore[no-any-return]
 
 
 def _device() -> torch.device:

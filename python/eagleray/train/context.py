@@ -1,0 +1,103 @@
+"""What every part of the loop needs: who this rank is, its doors to data and ledger, and batches as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+
+from eagleray import _core
+
+from .ledger import Clock, Reporter
+from .model import sample_losses
+from .plan import Plan, Validation
+from .strategy import Spread
+
+Batch = dict[str, Any]
+
+
+class BatchStream(Protocol):
+    """What the loop asks of a stream."""
+
+    def next(self) -> Batch | None:
+        """The next micro batch, or None at the end."""
+
+    def expected_order_digest(self, start: int, end: int, /) -> int:
+        """The closed form of the order digest of positions [start, end)."""
+
+    def state(self) -> str:
+        """Where the stream stands, as JSON."""
+
+    def close(self) -> None:
+        """Stops reading ahead."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """A rank's surroundings."""
+
+    plan: Plan
+    rank: int
+    world: int
+    attempt: int
+    reached_step: int
+    device: torch.device
+    clock: Clock
+    reporter: Reporter
+    save_group: dist.ProcessGroup | None
+    open_stream: Callable[[int], BatchStream]
+    open_validation: Callable[[Validation, int], BatchStream]
+    validation_samples: Callable[[Validation], int]
+
+    @contextmanager
+    def spanned(self, cause: str) -> Iterator[None]:
+        """Records the block as a span of this rank."""
+        start = self.clock.now()
+        try:
+            yield
+        finally:
+            self.reporter.span(cause, start, self.clock.now())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tensors:
+    """A micro batch on the device, each [batch, sequence]; `empty` when the rank had no sample left for it."""
+
+    tokens: torch.Tensor
+    labels: torch.Tensor
+    position_ids: torch.Tensor
+    empty: bool
+
+    @classmethod
+    def of(cls, batch: Batch, device: torch.device) -> Tensors:
+        """Shares memory with the batch on a CPU, copies it elsewhere.
+
+        A rank short of samples still runs the model, on a sample of zeros that nobody counts: its peers wait for it.
+        """
+        if empty := batch["tokens"].shape[0] == 0:
+            parts = [torch.zeros(1, batch["tokens"].shape[1], dtype=torch.int64, device=device) for _ in range(3)]
+        else:
+            parts = [torch.from_numpy(batch[key]).to(device) for key in ("tokens", "labels", "position_ids")]
+        return cls(tokens=parts[0], labels=parts[1], position_ids=parts[2], empty=empty)
+
+    def losses(self, spread: Spread) -> torch.Tensor:
+        """The summed loss of each sample."""
+        return sample_losses(spread.model(self.tokens, self.position_ids), self.labels)
+
+
+def batch_digests(batch: Batch) -> tuple[int, int]:
+    """Order and token digest of a micro batch, from the arrays whose memory enters the step."""
+    names = ("tokens", "labels", "positions", "source", "epoch", "index")
+    order, token = _core.batch_digests(*(batch[name] for name in names))
+    return int(order), int(token)
+
+
+def slice_of(rank: int, world: int, position: int, global_batch: int) -> tuple[int, int]:
+    """The positions that `rank` trains on in the step at `position`: contiguous, sizes differ by at most one."""
+    base, rest = divmod(global_batch, world)
+    first = position + rank * base + min(rank, rest)
+    return first, first + base + (1 if rank < rest else 0)

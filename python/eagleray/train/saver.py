@@ -1,0 +1,121 @@
+"""When the loop saves, and what it makes of how saves went. Every decision falls on all ranks at one step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from eagleray import _core
+from eagleray.checkpoint import CheckpointEngine, Place, Saved
+from eagleray.checkpoint.engine import load as load_checkpoint
+
+from .context import BatchStream, Context
+from .state import load_state, save_state
+from .strategy import Spread
+
+# A store that does not answer costs one save, not the run; after this many in a row the run stops.
+FAILED_SAVES_MAX = 3
+
+
+class Saver:
+    """The checkpoints of one rank's loop."""
+
+    def __init__(
+        self, context: Context, spread: Spread, optimizer: torch.optim.Optimizer, stream: BatchStream, step: int
+    ) -> None:
+        plan = context.plan
+        self._context, self._spread, self._optimizer, self._stream = context, spread, optimizer, stream
+        self._place = Place(
+            store_url=plan.store,
+            attempt=context.attempt,
+            rank=context.rank,
+            world=context.world,
+            group=context.save_group,
+        )
+        self._engine = CheckpointEngine(self._place, context.clock.now, self._sweep)
+        self._begun_step = step
+        self._began = context.clock.now()
+        self._stall: float | None = None
+        self._seconds: float | None = None
+        self._failures = 0
+        self.saved_step = step
+
+    def load(self, commit: Mapping[str, Any]) -> None:
+        """Fills model and optimizer from a commit, verified."""
+        directory = str(commit["dir"])
+        load_state(
+            self._spread.model, self._optimizer, lambda state: load_checkpoint(self._place, directory, state)
+        )
+
+    def due(self, step: int) -> bool:
+        """Whether to save after `step`; asked of rank 0 alone, as it may read the clock."""
+        since = self._context.clock.now() - self._began
+        return self._context.plan.cadence.due(step, since, self._stall, self._seconds)
+
+    def failed(self) -> bool:
+        """Whether the save in flight has ended badly, as far as this rank knows."""
+        return self._engine.failed()
+
+    def save(self, step: int, *, wait: bool) -> None:
+        """Begins a save of `step`; the time until training may go on is the stall."""
+        if self._begun_step == step:
+            return
+        self._begun_step = step
+        began = self._context.clock.now()
+        with self._context.spanned("checkpoint_stall"):
+            self.collect()
+            self._engine.save_async(save_state(self._spread.model, self._optimizer), self._commit_fields(step))
+            self._stall = self._context.clock.now() - began
+            self._began = began
+            if wait or not self._context.plan.save_async:
+                self.collect(last=wait)
+
+    def poll(self) -> None:
+        """Takes the outcome of a save that has ended well; a failed one waits until rank 0 has told all ranks."""
+        if self._engine.finished() and not self._engine.failed():
+            self.collect()
+
+    def collect(self, *, last: bool = False) -> None:
+        """Takes the outcome of the save in flight, waiting for it if need be; a failed one may be forgiven."""
+        if not self._engine.in_flight:
+            return
+        try:
+            saved = self._engine.collect()
+        except _core.UnavailableError as error:
+            self._failures += 1
+            if last or self._failures >= FAILED_SAVES_MAX:
+                raise
+            if self._context.rank == 0:
+                self._context.reporter.add("failure", t=self._context.clock.now(), reason=f"save failed: {error}")
+            return
+        self._failures = 0
+        if saved is not None:
+            self._note(saved)
+
+    def _note(self, saved: Saved) -> None:
+        self.saved_step = saved.step
+        self._seconds = saved.committed - saved.began
+        if self._context.rank == 0:
+            fields = {"step": saved.step, "dir": saved.directory, "start": saved.began, "staged": saved.staged}
+            fields |= {"committed": saved.committed, "bytes": saved.bytes, "stall": self._stall or 0.0}
+            self._context.reporter.add("checkpoint", t=saved.committed, **fields)
+
+    def _commit_fields(self, step: int) -> dict[str, Any]:
+        plan = self._context.plan
+        position = step * plan.global_batch
+        return {
+            "step": step,
+            "position": position,
+            "strategy": plan.strategy,
+            **plan.hashes,
+            "stream_state": json.loads(self._stream.state()),
+            "program": plan.program,
+            # Randomness is a function of these: nothing else of a generator's state outlives a step.
+            "metadata": {"rng": {"seed": plan.seed, "position": position}},
+        }
+
+    def _sweep(self) -> None:
+        _core.sweep(self._context.plan.store, json.dumps(dict(self._context.plan.keep)), self._context.attempt)

@@ -1,0 +1,40 @@
+"""The exact mean loss on held-out data: fixed samples, shared by all ranks, the same for any world."""
+
+from __future__ import annotations
+
+import torch
+
+from .context import Context, Tensors
+from .plan import Validation
+from .strategy import Spread
+from .totals import Totals
+
+
+def validate(context: Context, spread: Spread, step: int) -> None:
+    """Measures each dataset that is due after `step` (all of them before the first step and after the last)."""
+    for held in context.plan.validation:
+        if step in (0, context.plan.steps) or step % held.every_steps == 0:
+            start = context.clock.now()
+            totals = _totals(context, spread, held)
+            end = context.clock.now()
+            context.reporter.span("validation", start, end)
+            if context.rank == 0:
+                figures = {"name": held.name, "step": step, "loss": totals.mean_loss, "samples": totals.samples}
+                context.reporter.add("validation", t=end, **figures, start=start, end=end)
+
+
+@torch.no_grad()
+def _totals(context: Context, spread: Spread, held: Validation) -> Totals:
+    mine = Totals()
+    samples = min(held.samples, context.validation_samples(held))
+    stream = context.open_validation(held, samples)
+    try:
+        while (batch := stream.next()) is not None:
+            tensors = Tensors.of(batch, context.device)
+            with spread.precision():
+                losses = tensors.losses(spread)
+            if not tensors.empty:
+                mine.add_losses(losses.double().tolist(), tensors.labels.numel())
+    finally:
+        stream.close()
+    return mine.reduce(context.device)

@@ -1,0 +1,58 @@
+"""Fixtures that more than one file of tests uses: a corpus, runs, and one undisturbed run to compare with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from training import Corpus, Run, make_corpus, spec_text
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """A small corpus with its tokenizer; datasets built from it are shared by all runs."""
+    return make_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+def make_run(corpus: Corpus, folder: Path, **changes: Any) -> Run:
+    """A run in `folder`, its spec resolved, nothing started."""
+    from eagleray import _core
+
+    folder.mkdir(parents=True, exist_ok=True)
+    spec = folder / "run.yaml"
+    store = changes.pop("store", folder / "store")
+    spec.write_text(spec_text(corpus, store, **changes), encoding="utf-8")
+    resolved = folder / "resolved.json"
+    resolved.write_text(json.dumps(json.loads(_core.resolve_spec(str(spec), []))), encoding="utf-8")
+    return Run(store=Path(store), resolved=resolved)
+
+
+@pytest.fixture
+def new_run(corpus: Corpus, tmp_path: Path) -> Iterator[Callable[..., Run]]:
+    """Makes runs of the corpus; whatever they started is ended with the test."""
+    made: list[Run] = []
+
+    def make(name: str = "run", **changes: Any) -> Run:
+        run = make_run(corpus, tmp_path / name, **changes)
+        made.append(run)
+        return run
+
+    yield make
+    for run in made:
+        run.end()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """A run of two workers that nobody touched: what every other run must equal."""
+    run = make_run(corpus, tmp_path_factory.mktemp("undisturbed"), steps=SURVIVAL_STEPS)
+    run.finish()
+    yield run
+    run.end()
+
+
+# Long enough that a test can strike in the middle of it, on a machine that starts Ray in ten seconds.
+SURVIVAL_STEPS = 300

@@ -1,0 +1,148 @@
+"""What is killed comes back and goes on exactly where it was: by itself, or by the same command again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import SURVIVAL_STEPS
+from training import Driver, Run, wait_until
+
+EVERY = 10
+pytestmark = pytest.mark.timeout(300)
+
+
+def steps_of_latest_save(run: Run) -> int:
+    return max(run.commits(), default=0)
+
+
+def assert_equals_undisturbed(run: Run, undisturbed: Run, *, same_world: bool = True) -> None:
+    """Same samples, same tokens; and the same losses to five digits where the world is the same."""
+    assert run.digests() == undisturbed.digests()
+    if same_world:
+        assert run.losses() == undisturbed.losses()
+
+
+def assert_recompute_is_in_the_ledger(run: Run) -> None:
+    """A step done twice is marked the second time, and each interruption costs at most one interval and what a
+    second of the ledger holds."""
+    first_time: set[int] = set()
+    again = 0
+    for event in run.steps():
+        assert event["recompute"] or event["step"] not in first_time
+        again += event["step"] in first_time
+        first_time.add(event["step"])
+    interruptions = len(run.events("generation")) - 1
+    # A save in flight when the blow fell counts for the interval before it.
+    assert again <= interruptions * 2 * EVERY
+
+
+def test_a_killed_worker_is_replaced_and_training_goes_on_by_itself(
+    new_run: Callable[..., Run], undisturbed: Run
+) -> None:
+    run = new_run(steps=SURVIVAL_STEPS)
+    driver = run.start()
+    wait_until(lambda: steps_of_latest_save(run) >= 50, driver)
+    os.kill(driver.workers()[-1], signal.SIGKILL)
+    assert driver.wait() == 0, driver.text()
+    resumed = [event["step"] for event in run.steps() if event["generation"] == 1]
+    assert resumed[0] > 50
+    assert len(run.events("attempt_start")) == 1
+    assert_equals_undisturbed(run, undisturbed)
+    assert_recompute_is_in_the_ledger(run)
+    causes = {event["cause"] for event in run.events("span")}
+    assert {"detection", "reform", "load"} <= causes
+
+
+def test_a_worker_killed_in_the_middle_of_a_save_leaves_nothing_that_is_taken_for_whole(
+    new_run: Callable[..., Run], undisturbed: Run
+) -> None:
+    run = new_run(steps=SURVIVAL_STEPS)
+    driver = run.start()
+    torn: list[Path] = []
+    for strike in range(3):
+        wait_until(lambda after=strike: len(run.events("generation")) > after and run.commits(), driver)
+        save = _uncommitted(run, driver)
+        os.kill(driver.workers()[0], signal.SIGKILL)
+        torn += [save] if not (save / "COMMIT").exists() else []
+        if torn:
+            break
+    assert torn, "no blow fell into a save"
+    assert driver.wait() == 0, driver.text()
+    assert_equals_undisturbed(run, undisturbed)
+    assert_recompute_is_in_the_ledger(run)
+
+
+def _uncommitted(run: Run, driver: Driver) -> Path:
+    """A save directory as soon as it appears, before its commit."""
+    known = set(run.store.glob("checkpoints/*/*"))
+    while driver.process.poll() is None:
+        for save in set(run.store.glob("checkpoints/*/*")) - known:
+            return save
+        time.sleep(0.001)
+    raise AssertionError(driver.text())
+
+
+def test_after_the_death_of_driver_and_raylet_the_same_command_continues(
+    new_run: Callable[..., Run], undisturbed: Run
+) -> None:
+    run = new_run(steps=SURVIVAL_STEPS)
+    driver = run.start()
+    wait_until(lambda: steps_of_latest_save(run) >= 50, driver)
+    driver.kill()
+    driver = run.start()
+    wait_until(lambda: steps_of_latest_save(run) >= 120, driver)
+    os.kill(driver.pids(b"raylet/raylet")[0], signal.SIGKILL)
+    assert driver.wait() != 0
+    driver.end()
+    last = run.finish()
+    assert "from step" in last.text()
+    attempts = [event["attempt"] for event in run.events("attempt_start")]
+    assert attempts == [1, 2, 3]
+    first_steps = {event["attempt"]: event["step"] for event in reversed(run.steps())}
+    assert first_steps[2] > 50
+    assert first_steps[3] > 120
+    assert_equals_undisturbed(run, undisturbed)
+    assert_recompute_is_in_the_ledger_of_attempts(run)
+
+
+def assert_recompute_is_in_the_ledger_of_attempts(run: Run) -> None:
+    seen: set[int] = set()
+    for event in run.steps():
+        assert event["recompute"] or event["step"] not in seen
+        seen.add(event["step"])
+
+
+def test_a_stopped_run_continues_in_another_world_with_the_same_samples(
+    new_run: Callable[..., Run], undisturbed: Run
+) -> None:
+    run = new_run(steps=SURVIVAL_STEPS)
+    driver = run.start()
+    wait_until(lambda: steps_of_latest_save(run) >= 50, driver)
+    driver.process.send_signal(signal.SIGTERM)
+    assert driver.wait() == 130, driver.text()
+    assert "resume with the same command" in driver.text()
+    stopped_at = steps_of_latest_save(run)
+    assert run.history()[stopped_at]["step"] == max(run.history())
+    wider = new_run("wider", steps=SURVIVAL_STEPS, workers=3, store=run.store)
+    wider.finish()
+    worlds = {event["world"] for event in wider.steps()}
+    assert worlds == {2, 3}
+    assert_equals_undisturbed(wider, undisturbed, same_world=False)
+    drift = [abs(wider.history()[step]["loss"] - event["loss"]) for step, event in undisturbed.history().items()]
+    assert max(drift) < 1e-3
+
+
+def test_of_two_drivers_on_one_run_the_older_stops_and_says_so(new_run: Callable[..., Run], undisturbed: Run) -> None:
+    run = new_run(steps=SURVIVAL_STEPS)
+    older = run.start()
+    wait_until(lambda: run.commits(), older)
+    newer = run.start("--take-over")
+    assert newer.wait() == 0, newer.text()
+    assert older.wait() == 1, older.text()
+    assert "superseded" in older.text()
+    assert_equals_undisturbed(run, undisturbed)

@@ -1,0 +1,133 @@
+"""The training loop under Ray Train: equal for every strategy and world, accounted for, and clear when it fails."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from training import BATCH, SEQUENCE, Corpus, Run
+
+pytestmark = pytest.mark.timeout(300)
+STEPS = 60
+
+
+def test_a_complete_run_learns_and_says_so_when_it_is_started_again(undisturbed: Run) -> None:
+    losses = [event["loss"] for event in undisturbed.events("validation")]
+    assert losses[-1] < losses[0] - 0.5
+    attempts = len(undisturbed.events("attempt_start"))
+    again = undisturbed.finish()
+    assert "is complete" in again.text()
+    assert len(undisturbed.events("attempt_start")) == attempts
+
+
+def test_the_ledger_covers_every_second_of_every_rank(undisturbed: Run) -> None:
+    began = undisturbed.events("attempt_start")[0]["t"]
+    ended = undisturbed.events("attempt_end")[-1]["t"]
+    for rank in (0, 1):
+        covered = sum(
+            event["end"] - event["start"] for event in undisturbed.events("span") if event["rank"] in (rank, None)
+        )
+        parts = ("data_wait", "compute", "checkpoint_stall")
+        steps = [event for event in undisturbed.events("step") if event["rank"] == rank]
+        covered += sum(event[part] for event in steps for part in parts)
+        assert covered == pytest.approx(ended - began, rel=0.02)
+
+
+def test_a_step_ends_while_a_save_is_under_way(undisturbed: Run) -> None:
+    ends = [event["end"] for event in undisturbed.steps()]
+    saves = undisturbed.events("checkpoint")
+    assert any(save["start"] < end < save["committed"] for save in saves for end in ends)
+
+
+def test_each_step_counts_the_tokens_of_the_global_batch(undisturbed: Run) -> None:
+    assert {event["tokens"] for event in undisturbed.steps()} == {BATCH * SEQUENCE}
+
+
+def test_sharded_training_of_three_uneven_ranks_gives_the_losses_of_two_replicas(
+    new_run: Callable[..., Run],
+) -> None:
+    replicated = new_run("replicated", steps=STEPS)
+    replicated.finish()
+    sharded = new_run("sharded", steps=STEPS, strategy="fsdp2", workers=3)
+    sharded.finish()
+    assert sharded.digests() == replicated.digests()
+    assert sharded.losses() == replicated.losses()
+
+
+def test_data_wait_rises_with_the_latency_of_the_store(new_run: Callable[..., Run], undisturbed: Run) -> None:
+    slow = new_run(steps=STEPS)
+    slow.finish(EAGLERAY_STORE_FAULTS='{"get_latency_ms": 50, "match": ".bin"}')
+
+    def share(run: Run) -> float:
+        steps = run.events("step")
+        return sum(event["data_wait"] for event in steps) / sum(event["end"] - event["start"] for event in steps)
+
+    assert share(slow) > 2 * share(undisturbed)
+
+
+def test_a_flipped_bit_in_a_shard_stops_the_run_and_names_the_place(
+    corpus: Corpus, undisturbed: Run, new_run: Callable[..., Run], tmp_path: Path
+) -> None:
+    built = tmp_path / "built"
+    shutil.copytree(corpus.built, built)
+    shards = sorted(built.glob("*/shards/*.bin"), key=lambda path: path.stat().st_size)
+    with shards[-1].open("r+b") as shard:
+        shard.seek(2000)
+        byte = shard.read(1)[0]
+        shard.seek(2000)
+        shard.write(bytes([byte ^ 1]))
+    run = new_run(steps=STEPS, built=built)
+    driver = run.start()
+    assert driver.wait() == 1, driver.text()
+    assert shards[-1].name in driver.text()
+    assert "Traceback" not in driver.text()
+    assert len(run.events("generation")) <= 1
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(new_run: Callable[..., Run]) -> None:
+    run = new_run(steps=STEPS, lr=1e30)
+    driver = run.start()
+    assert driver.wait() == 1, driver.text()
+    assert "is not finite at step" in driver.text()
+    assert "Traceback" not in driver.text()
+
+
+def test_a_spec_with_another_model_or_order_may_not_continue_a_run(undisturbed: Run, new_run: Callable[..., Run]) -> None:
+    wider = new_run("wider", store=undisturbed.store, hidden_size=64, steps=1000).start()
+    assert wider.wait() == 1, wider.text()
+    assert "another model" in wider.text()
+    assert "model.config.hidden_size: 32 → 64" in wider.text()
+    reordered = new_run("reordered", store=undisturbed.store, seed=6, steps=1000).start()
+    assert reordered.wait() == 1, reordered.text()
+    assert "another data order" in reordered.text()
+    assert "seed: 5 → 6" in reordered.text()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one megabyte."""
+    if os.geteuid() != 0:
+        pytest.skip("missing tool: root (mount of a small tmpfs)")
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("missing tool: mount (of a small tmpfs)")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_full_disk_during_a_save_ends_the_run_with_one_clear_message(
+    small_disk: Path, new_run: Callable[..., Run]
+) -> None:
+    run = new_run(steps=STEPS, store=small_disk / "store", every="2 steps")
+    driver = run.start()
+    assert driver.wait() == 1, driver.text()
+    text = driver.text()
+    assert "space" in text.lower()
+    assert text.count("error: ") == 1
+    assert "Traceback" not in text

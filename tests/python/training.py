@@ -1,0 +1,257 @@
+"""Runs of the real driver in tests: a tiny corpus, a tiny model, processes to kill, and the ledger to read."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+PYTHON = Path(__file__).resolve().parents[2] / "python"
+SEQUENCE = 32
+BATCH = 8
+# Only a hang is as slow as this; every wait below is for a condition.
+PATIENCE_SECONDS = 180.0
+
+WORDS = "the ray glides over warm sand and hides from the shark in a cloud of silt while small fish pick at its gills"
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Text, held-out text and a tokenizer in one folder; `built` is shared by every run of a session."""
+
+    root: Path
+
+    @property
+    def built(self) -> Path:
+        return self.root / "built"
+
+
+def make_corpus(root: Path) -> Corpus:
+    """A few hundred documents of a small vocabulary, the same every time."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    draw = random.Random(7)
+    words = WORDS.split()
+
+    def documents(count: int) -> list[str]:
+        return [" ".join(draw.choices(words, k=draw.randint(20, 60))) for _ in range(count)]
+
+    training = documents(600)
+    for name, texts in (("train", training), ("held", documents(60))):
+        lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+        (root / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(training, trainer)
+    tokenizer.save(str(root / "tokenizer.json"))
+    return Corpus(root)
+
+
+def spec_text(corpus: Corpus, store: Path | str, **changes: Any) -> str:
+    """A run spec; `changes` are the names below."""
+    options = {
+        "strategy": "ddp",
+        "steps": 60,
+        "workers": 2,
+        "every": "10 steps",
+        "seed": 5,
+        "lr": 3e-3,
+        "hidden_size": 32,
+        "precision": "fp32",
+        "built": corpus.built,
+    } | changes
+    return f"""\
+version: 1
+name: tiny
+seed: {options["seed"]}
+store: {store}
+data:
+  tokenizer: {corpus.root}/tokenizer.json
+  sequence_length: {SEQUENCE}
+  sources:
+    sea: {{documents: {corpus.root}/train.jsonl, weight: 1.0}}
+  built: {options["built"]}
+  validation:
+    held: {{documents: {corpus.root}/held.jsonl, every_steps: 50, samples: 16}}
+model:
+  config:
+    hidden_size: {options["hidden_size"]}
+    intermediate_size: 64
+    num_layers: 2
+    num_heads: 4
+    num_kv_heads: 2
+train:
+  strategy: {options["strategy"]}
+  global_batch: {BATCH}
+  micro_batch: 2
+  steps: {options["steps"]}
+  optimizer: {{adamw: {{lr: {options["lr"]}, betas: [0.9, 0.95], weight_decay: 0.1}}}}
+  schedule: {{cosine: {{warmup_steps: 10, final_lr_ratio: 0.1}}}}
+  precision: {options["precision"]}
+  clip_grad_norm: 1.0
+  max_failures: 5
+checkpoint:
+  every: {options["every"]}
+  keep: {{last: 100}}
+cluster:
+  workers: {options["workers"]}
+"""
+
+
+@dataclass
+class Driver:
+    """One driver process and everything below it."""
+
+    process: subprocess.Popen[str]
+    tag: str
+    output: Path
+
+    def wait(self) -> int:
+        """The exit code."""
+        return self.process.wait(timeout=PATIENCE_SECONDS)
+
+    def text(self) -> str:
+        """What it said so far, on both streams."""
+        return self.output.read_text(encoding="utf-8")
+
+    def pids(self, word: bytes) -> list[int]:
+        """Processes of this driver whose command line holds `word`."""
+        return [pid for pid, command in _tagged(self.tag) if word in command]
+
+    def workers(self) -> list[int]:
+        """Ray Train's workers."""
+        return self.pids(b"RayTrainWorker")
+
+    def kill(self) -> None:
+        """SIGKILL to the driver alone."""
+        self.process.kill()
+        self.process.wait(timeout=PATIENCE_SECONDS)
+
+    def end(self) -> None:
+        """Leaves nothing behind."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+        self.process.wait()
+        for pid, _ in _tagged(self.tag):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _tagged(tag: str) -> Iterator[tuple[int, bytes]]:
+    """Pid and command line of each process with the tag in its environment (and not this one)."""
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        with contextlib.suppress(OSError):
+            if f"EAGLERAY_TEST_TAG={tag}".encode() in (entry / "environ").read_bytes():
+                yield int(entry.name), (entry / "cmdline").read_bytes()
+
+
+@dataclass
+class Run:
+    """One run on a local store, with the drivers that worked on it."""
+
+    store: Path
+    resolved: Path
+    drivers: list[Driver] = field(default_factory=list)
+
+    def start(self, *arguments: str, **environment: str) -> Driver:
+        """Starts a driver with the same command as ever."""
+        tag = f"{os.getpid()}-{self.store.name}-{len(self.drivers)}"
+        scratch = tempfile.mkdtemp(prefix="er-")
+        output = Path(scratch) / "output"
+        base = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "EAGLERAY_"))}
+        search = os.pathsep.join(filter(None, [str(PYTHON), os.environ.get("PYTHONPATH", "")]))
+        own = {"RAY_TMPDIR": f"{scratch}/r", "EAGLERAY_TEST_TAG": tag, "PYTHONPATH": search}
+        with output.open("w", encoding="utf-8") as stream:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "eagleray.train", "--resolved", str(self.resolved), *arguments],
+                env=base | own | environment,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
+        driver = Driver(process=process, tag=tag, output=output)
+        self.drivers.append(driver)
+        return driver
+
+    def finish(self, *arguments: str, **environment: str) -> Driver:
+        """Starts a driver and expects it to end well."""
+        driver = self.start(*arguments, **environment)
+        code = driver.wait()
+        assert code == 0, driver.text()
+        return driver
+
+    def events(self, kind: str | None = None) -> list[dict[str, Any]]:
+        """The ledger so far, in order of time."""
+        found = []
+        for path in sorted(self.store.glob("ledger/*/*.jsonl")):
+            for line in path.read_text(encoding="utf-8").splitlines():
+                with contextlib.suppress(json.JSONDecodeError):
+                    found.append(json.loads(line))
+        found.sort(key=lambda event: event["t"])
+        return [event for event in found if kind is None or event["kind"] == kind]
+
+    def steps(self) -> list[dict[str, Any]]:
+        """Rank 0's steps, in order of time; steps done twice are there twice."""
+        return [event for event in self.events("step") if event["rank"] == 0]
+
+    def history(self) -> dict[int, dict[str, Any]]:
+        """The last word on each step."""
+        return {event["step"]: event for event in self.steps()}
+
+    def digests(self) -> dict[int, tuple[str, str]]:
+        """Order and token digest of each step; a step done twice must have had the same."""
+        seen: dict[int, tuple[str, str]] = {}
+        for event in self.steps():
+            pair = (event["order_digest"], event["token_digest"])
+            assert seen.setdefault(event["step"], pair) == pair, f"step {event['step']} was not the same twice"
+        return seen
+
+    def losses(self) -> dict[int, float]:
+        """The loss of each step, to five digits."""
+        return {step: float(f"{event['loss']:.5g}") for step, event in self.history().items()}
+
+    def commits(self) -> list[int]:
+        """Steps with a committed checkpoint."""
+        return sorted({int(path.parts[-3].removeprefix("step-")) for path in self.store.glob("checkpoints/*/*/COMMIT")})
+
+    def seconds(self, cause: str) -> float:
+        """Rank-seconds of a cause, from spans and steps."""
+        spans = sum(event["end"] - event["start"] for event in self.events("span") if event["cause"] == cause)
+        return spans + sum(event.get(cause) or 0.0 for event in self.events("step") if event.get(cause) is not True)
+
+    def end(self) -> None:
+        """Ends whatever still runs and removes its scratch."""
+        for driver in self.drivers:
+            driver.end()
+            shutil.rmtree(driver.output.parent, ignore_errors=True)
+
+
+def wait_until(condition: Callable[[], Any], driver: Driver) -> Any:
+    """Waits for the condition, which must come true while the driver lives."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        if result := condition():
+            return result
+        assert driver.process.poll() is None, f"the driver ended early:\n{driver.text()}"
+        assert time.monotonic() < deadline, f"waited in vain:\n{driver.text()}"
+        time.sleep(0.05)
