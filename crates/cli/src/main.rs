@@ -1,3 +1,69 @@
 //! The native binary `eagleray`.
+//!
+//! It parses the command line, does what needs no Python itself, and replaces itself by the Python
+//! beside it for the rest. Each noun has a file in [`commands`]; errors are rendered and exit codes
+//! chosen here and nowhere else: 0 done, 1 the user's fault or a failed check, 2 unexpected. Ctrl-C
+//! ends the process by its signal, which a shell reports as 130; what was half-written stays
+//! invisible on the store.
 
-fn main() {}
+mod commands;
+mod output;
+mod python;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use eagleray_base::{Error, Kind};
+
+use crate::commands::Command;
+use crate::output::{Format, Output};
+
+/// From raw text to a trained language model on Ray.
+#[derive(Parser)]
+#[command(name = "eagleray", version, propagate_version = false, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command understands.
+#[derive(clap::Args)]
+struct Global {
+    /// How results are printed
+    #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
+    format: Format,
+    /// Say nothing but results and errors
+    #[arg(long, global = true)]
+    quiet: bool,
+    /// Show tracebacks and the logs of Ray
+    #[arg(long, global = true, conflicts_with = "quiet")]
+    verbose: bool,
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version go to stdout and are no errors; a closed pipe is none either.
+            let _ = error.print();
+            return if error.use_stderr() { code(Kind::Invalid) } else { ExitCode::SUCCESS };
+        }
+    };
+    let Global { format, quiet, verbose } = cli.global;
+    let output = Output::new(format, quiet, verbose);
+    match cli.command.run(&output) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&output, &error),
+    }
+}
+
+fn fail(output: &Output, error: &Error) -> ExitCode {
+    output.error(error);
+    code(error.kind())
+}
+
+fn code(kind: Kind) -> ExitCode {
+    ExitCode::from(kind.exit_code())
+}

@@ -1,0 +1,72 @@
+//! One file a noun: its arguments and what it does.
+
+mod check;
+mod init;
+mod train;
+
+use std::path::{Path, PathBuf};
+
+use eagleray_base::{Error, Result};
+use eagleray_spec::{Problems, Resolved, Source};
+
+use crate::output::Output;
+
+/// The commands, in the order of a run's life.
+#[derive(clap::Subcommand)]
+pub(crate) enum Command {
+    /// Write a commented run.yaml to start from
+    Init(init::Init),
+    /// Check a run spec: every error with its line and a hint
+    Check(check::Check),
+    /// Train, or go on where the run stopped
+    Train(train::Train),
+}
+
+impl Command {
+    pub(crate) fn run(self, output: &Output) -> Result<()> {
+        match self {
+            Self::Init(command) => command.run(output),
+            Self::Check(command) => command.run(output),
+            Self::Train(command) => command.run(output),
+        }
+    }
+}
+
+/// A run spec on the command line.
+#[derive(clap::Args)]
+pub(crate) struct SpecArgs {
+    /// The run spec
+    #[arg(value_name = "RUN.YAML")]
+    pub(crate) path: PathBuf,
+    /// Override one value of the spec, such as train.steps=200; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
+}
+
+impl SpecArgs {
+    /// The resolved run, or every problem as one error.
+    pub(crate) fn resolve(&self) -> Result<Resolved> {
+        resolve(&self.path, &self.overrides)?.map_err(Problems::into_error)
+    }
+}
+
+/// Reads and resolves a spec; the outer error is of the file, the inner one of what it says.
+pub(crate) fn resolve(path: &Path, overrides: &[String]) -> Result<Result<Resolved, Problems>> {
+    let name = path.display().to_string();
+    let text = std::fs::read_to_string(path).map_err(|error| cannot_read(error, &name))?;
+    let absolute = std::path::absolute(path)?;
+    let base = absolute.parent().unwrap_or(Path::new("/"));
+    let environment = |name: &str| std::env::var(name).ok();
+    let source = Source { name: &name, text: &text, base, overrides, environment: &environment };
+    Ok(eagleray_spec::resolve(&source))
+}
+
+fn cannot_read(error: std::io::Error, name: &str) -> Error {
+    let hint = match error.kind() {
+        std::io::ErrorKind::NotFound => "`eagleray init DIR` writes one to start from",
+        std::io::ErrorKind::InvalidData => "a run spec is YAML in UTF-8",
+        std::io::ErrorKind::IsADirectory => "name the file: `DIR/run.yaml`",
+        _ => return Error::from(error).at(format!("`{name}`")),
+    };
+    Error::from(error).at(format!("`{name}`")).with_hint(hint)
+}

@@ -1,0 +1,31 @@
+//! `eagleray train`: the same command on a laptop and as a `RayJob`'s entrypoint.
+
+use eagleray_base::Result;
+use eagleray_spec::Purpose;
+
+use super::SpecArgs;
+use crate::output::Output;
+use crate::python::{self, Handover};
+
+/// Train, or go on where the run stopped.
+#[derive(clap::Args)]
+pub(crate) struct Train {
+    #[command(flatten)]
+    spec: SpecArgs,
+    /// Claim the run although another driver seems to be alive
+    #[arg(long)]
+    take_over: bool,
+}
+
+impl Train {
+    pub(crate) fn run(self, output: &Output) -> Result<()> {
+        let resolved = self.spec.resolve()?;
+        resolved.refuse_unavailable(Purpose::Train)?;
+        let handover = Handover::new(&resolved)?;
+        let mut arguments = vec!["--resolved".to_owned(), handover.path()];
+        if self.take_over {
+            arguments.push("--take-over".to_owned());
+        }
+        python::exec("train", &arguments, output)
+    }
+}
