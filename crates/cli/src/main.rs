@@ -31,7 +31,7 @@ struct Cli {
 /// What every command understands.
 #[derive(clap::Args)]
 struct Global {
-    /// How results are printed
+    /// How results are printed: for people, or as one JSON document
     #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
     format: Format,
     /// Say nothing but results and errors

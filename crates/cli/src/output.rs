@@ -10,9 +10,7 @@ use serde_json::{Value, json};
 /// How results are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Format {
-    /// For people
     Text,
-    /// One JSON document
     Json,
 }
 

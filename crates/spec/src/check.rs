@@ -6,11 +6,11 @@ mod cluster;
 mod data;
 mod train;
 
+use crate::problem;
 use crate::problem::Problem;
 use crate::read::{Read, show_path};
 use crate::types::{Model, RunSpec, VERSION, model};
 use crate::yaml::{Node, Step};
-use crate::{problem, read};
 
 /// The longest name of a run: a `RayJob` adds the number of the launch and may have 47.
 pub const NAME_CHARS_MAX: usize = 40;
@@ -43,10 +43,21 @@ impl<'a> Checks<'a> {
         let hint = hint.into();
         self.problems.push(Problem {
             place: self.tree.locate_value(&path),
-            path: read::show_path(&path),
+            path: show_path(&path),
             message: message.into(),
             hint: (!hint.is_empty()).then_some(hint),
+            secret: false,
         });
+    }
+
+    /// Reports a secret at `path`, pointing at its key and showing none of its line.
+    pub(crate) fn report_secret(&mut self, path: &[&str], message: String, hint: &str) {
+        let path = steps(path);
+        let mut problem = Problem::new(self.tree.locate(&path), message);
+        problem.path = show_path(&path);
+        problem.hint = Some(hint.to_owned());
+        problem.secret = true;
+        self.problems.push(problem);
     }
 
     /// Reports unless `holds`.

@@ -23,11 +23,20 @@ pub(crate) struct Refused {
     pub(crate) hint: Option<String>,
     /// The key that is missing under `steps`, where that is the trouble.
     pub(crate) missing: Option<String>,
+    /// The key that an unknown one was meant to be.
+    pub(crate) meant: Option<String>,
 }
 
 impl Refused {
     fn new(message: impl Into<String>) -> Self {
-        Self { steps: Vec::new(), place: None, message: message.into(), hint: None, missing: None }
+        Self {
+            steps: Vec::new(),
+            place: None,
+            message: message.into(),
+            hint: None,
+            missing: None,
+            meant: None,
+        }
     }
 
     fn expected(what: &str, node: &Node) -> Self {
@@ -94,12 +103,14 @@ impl de::Error for Refused {
     }
 
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
-        let hint = match nearest(field, expected.iter().copied()) {
+        let meant = nearest(field, expected.iter().copied());
+        let hint = match meant {
             Some(meant) => format!("did you mean `{meant}`?"),
             None if expected.is_empty() => "there are no keys here".into(),
             None => format!("known keys are {}", list(expected)),
         };
-        Self::new(format!("unknown key `{field}`")).with_hint(Some(hint))
+        let refused = Self::new(format!("unknown key `{field}`")).with_hint(Some(hint));
+        Self { meant: meant.map(str::to_owned), ..refused }
     }
 
     fn missing_field(field: &'static str) -> Self {

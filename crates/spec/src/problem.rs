@@ -27,7 +27,7 @@ impl Place {
     pub(crate) fn line_column(&self) -> String {
         match self {
             Self::File { line, column, .. } => format!("line {line}, column {column}"),
-            Self::Override(text) => format!("`--set {text}`"),
+            Self::Override(text) => format!("`--set {}`", redacted(text)),
             Self::Whole => "the top".into(),
         }
     }
@@ -44,11 +44,13 @@ pub struct Problem {
     pub message: String,
     /// What mends it.
     pub hint: Option<String>,
+    /// Whether the text at the place may hold a secret, so that it is not repeated.
+    pub secret: bool,
 }
 
 impl Problem {
     pub(crate) fn new(place: Place, message: impl Into<String>) -> Self {
-        Self { place, path: String::new(), message: message.into(), hint: None }
+        Self { place, path: String::new(), message: message.into(), hint: None, secret: false }
     }
 }
 
@@ -84,7 +86,10 @@ impl Problems {
     pub fn location(&self, problem: &Problem) -> String {
         match &problem.place {
             Place::File { line, column, .. } => format!("{}:{line}:{column}", self.name),
-            Place::Override(text) => format!("--set {text}"),
+            Place::Override(text) if problem.secret => {
+                format!("--set {}=…", text.split_once('=').map_or("", |(key, _)| key))
+            }
+            Place::Override(text) => format!("--set {}", redacted(text)),
             Place::Whole => self.name.clone(),
         }
     }
@@ -92,7 +97,9 @@ impl Problems {
     /// One problem as people read it: place, message, the line with a caret, the hint.
     pub fn show(&self, problem: &Problem) -> String {
         let mut shown = format!("{}: {}", self.location(problem), problem.message);
-        if let Place::File { line, column, width } = problem.place {
+        if let Place::File { line, column, width } = problem.place
+            && !problem.secret
+        {
             self.snippet(&mut shown, line, column, width);
         }
         if let Some(hint) = &problem.hint {
@@ -114,14 +121,33 @@ impl Problems {
         };
         // A long line is cut so that the place stays in view.
         let skipped = if column > CHARS_MAX { column - CHARS_MAX / 2 } else { 0 };
-        let cut: String =
-            source.chars().skip(skipped).take(CHARS_MAX).map(|c| if c == '\t' { ' ' } else { c }).collect();
+        let cut: String = redacted(source)
+            .chars()
+            .skip(skipped)
+            .take(CHARS_MAX)
+            .map(|c| if c == '\t' { ' ' } else { c })
+            .collect();
         let margin = " ".repeat(line.to_string().len());
         let carets =
             "^".repeat(width.clamp(1, (cut.chars().count() + 1).saturating_sub(column - 1 - skipped).max(1)));
         let indent = " ".repeat(column - 1 - skipped);
         let _ = write!(shown, "\n{margin} |\n{line} | {}\n{margin} | {indent}{carets}", cut.trim_end());
     }
+}
+
+/// The text without what stands between `://` and `@`, as wide as before.
+pub(crate) fn redacted(text: &str) -> String {
+    let mut shown = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("://") {
+        shown.push_str(before);
+        shown.push_str("://");
+        let end = after.find(|c: char| c == '/' || c.is_whitespace()).unwrap_or(after.len());
+        let secret = after[..end].rfind('@').unwrap_or(0);
+        shown.extend(after[..secret].chars().map(|_| '*'));
+        rest = &after[secret..];
+    }
+    shown + rest
 }
 
 /// The candidate nearest to `found`, where one is near enough to be meant.

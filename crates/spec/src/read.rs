@@ -80,6 +80,7 @@ pub(crate) fn read(source: &Source<'_>) -> Result<Read, Problems> {
                 path: show_path(missing.as_ref().unwrap_or(&path)),
                 message: with_owner(&refused.message, &path, missing.is_some()),
                 hint: refused.hint.clone(),
+                secret: false,
             });
         }
         // A value that was removed shifts the indices after it: drop the list's owner with it.
@@ -88,6 +89,10 @@ pub(crate) fn read(source: &Source<'_>) -> Result<Read, Problems> {
         }
         while matches!(path.last(), Some(Step::Index(_))) {
             path.pop();
+        }
+        // A misspelt key is not missing too.
+        if let (Some(meant), Some((_, owner))) = (&refused.meant, path.split_last()) {
+            removed.push([owner, &[Step::Key(meant.clone())]].concat());
         }
         removed.push(path);
     }

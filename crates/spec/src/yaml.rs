@@ -6,7 +6,7 @@
 
 use serde_saphyr::granit_parser::{Event, Parser, ScalarStyle, ScanError, Span};
 
-use crate::problem::{Place, Problem};
+use crate::problem::{Place, Problem, redacted};
 
 /// The most values a spec may hold, aliases expanded: far above any real spec, far below harm.
 pub(crate) const NODES_MAX: usize = 200_000;
@@ -66,7 +66,7 @@ impl Node {
     pub(crate) fn describe(&self) -> String {
         match &self.value {
             _ if self.is_null() => "nothing".into(),
-            Value::Scalar { text, .. } => format!("`{}`", shorten(text)),
+            Value::Scalar { text, .. } => format!("`{}`", shorten(&redacted(text))),
             Value::List(_) => "a list".into(),
             Value::Mapping(_) => "a mapping".into(),
         }
@@ -281,7 +281,9 @@ impl<'a> Builder<'a> {
 
     fn syntax(&self, error: &ScanError) -> Problem {
         let place = (self.place_of)(&Span::empty(*error.marker()));
-        Problem::new(place, format!("not valid YAML: {}", error.info()))
+        let mut problem = Problem::new(place, format!("not valid YAML: {}", error.info()));
+        problem.hint = error.info().contains("tab").then(|| "indent with spaces".to_owned());
+        problem
     }
 
     fn document(&mut self) -> Result<Node, Problem> {

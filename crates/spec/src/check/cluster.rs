@@ -114,5 +114,11 @@ fn check_variable(checks: &mut Checks<'_>, name: &str) {
     let word = upper.split('_').any(|word| SECRET_WORDS.contains(&word));
     let secret = word || upper.contains("API_KEY") || upper.contains("ACCESS_KEY");
     let hint = "put it into a Kubernetes secret and name that in `env_from`";
-    checks.require(!secret, &path, format!("`{name}` looks like a secret, which a spec does not hold"), hint);
+    if secret {
+        checks.report_secret(
+            &path,
+            format!("`{name}` looks like a secret, which a spec does not hold"),
+            hint,
+        );
+    }
 }
