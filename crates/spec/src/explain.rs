@@ -28,7 +28,7 @@ pub fn keys() -> Vec<Key> {
     let root = schema();
     let mut keys = Vec::new();
     let definitions = root["$defs"].as_object().cloned().unwrap_or_default();
-    Walk { definitions: &definitions, keys: &mut keys }.object("", &root);
+    Walk { definitions: &definitions, keys: &mut keys }.object("", &root, false);
     keys
 }
 
@@ -38,14 +38,16 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn object(&mut self, path: &str, schema: &Value) {
-        let required =
-            |key: &str| schema["required"].as_array().is_some_and(|list| list.iter().any(|name| name == key));
+    /// The keys of an object; those of a `choice` are its kinds, of which one is given.
+    fn object(&mut self, path: &str, schema: &Value, choice: bool) {
+        let list = schema["required"].as_array();
+        let required = |key: &str| !choice && list.is_some_and(|list| list.iter().any(|name| name == key));
         for (key, property) in schema["properties"].as_object().into_iter().flatten() {
             let place = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
             let target = self.target(property);
-            // A variant of an enum is described where it stands, not at its one key.
-            let descriptions = [property, &target, schema].map(|place| place["description"].as_str());
+            // A kind is described where it stands, before what it holds.
+            let places = if choice { [schema, property, &target] } else { [property, &target, schema] };
+            let descriptions = places.map(|place| place["description"].as_str());
             let doc = descriptions.into_iter().flatten().next();
             self.keys.push(Key {
                 path: place.clone(),
@@ -59,7 +61,7 @@ impl Walk<'_> {
 
     /// Goes into what a key holds: an object, the values of a mapping, the items of a list, the variants of an enum.
     fn inner(&mut self, path: &str, schema: &Value) {
-        self.object(path, schema);
+        self.object(path, schema, false);
         if schema["additionalProperties"].is_object() {
             let value = self.target(&schema["additionalProperties"]);
             self.inner(&format!("{path}.NAME"), &value);
@@ -71,7 +73,9 @@ impl Walk<'_> {
         for variants in ["oneOf", "anyOf"] {
             for variant in schema[variants].as_array().into_iter().flatten() {
                 let variant = self.target(variant);
-                if variant["type"] != "null" {
+                if variants == "oneOf" {
+                    self.object(path, &variant, true);
+                } else if variant["type"] != "null" {
                     self.inner(path, &variant);
                 }
             }
@@ -129,7 +133,7 @@ pub fn show_defaults() -> String {
         let default = match &key.default {
             None => "required".to_owned(),
             Some(Value::Null) => "left out".to_owned(),
-            Some(Value::String(text)) => format!("default {text}"),
+            Some(Value::String(text)) if !text.is_empty() => format!("default {text}"),
             Some(value) => format!("default {value}"),
         };
         shown.push_str(&format!("{} ({}; {default})\n    {}\n", key.path, key.kind, key.doc));
