@@ -67,3 +67,45 @@ fn fail(output: &Output, error: &Error) -> ExitCode {
 fn code(kind: Kind) -> ExitCode {
     ExitCode::from(kind.exit_code())
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    /// One line a command and a flag, so that a new knob is a decision.
+    fn list(command: &clap::Command, path: &str, lines: &mut Vec<String>) {
+        lines.push(path.to_owned());
+        for argument in command.get_arguments().filter(|argument| !argument.is_global_set()) {
+            let flag = argument
+                .get_long()
+                .map_or_else(|| format!("<{}>", argument.get_id()), |long| format!("--{long}"));
+            let short = argument.get_short().map(|short| format!(", -{short}")).unwrap_or_default();
+            let values: Vec<_> =
+                argument.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
+            let default = if values.is_empty() { String::new() } else { format!(" = {}", values.join(" ")) };
+            let required = if argument.is_required_set() { " (required)" } else { "" };
+            lines.push(format!("    {flag}{short}{default}{required}"));
+        }
+        for inner in command.get_subcommands() {
+            list(inner, &format!("{path} {}", inner.get_name()), lines);
+        }
+    }
+
+    #[test]
+    fn every_flag_is_frozen() {
+        let command = Cli::command();
+        let mut lines = vec!["everywhere".to_owned()];
+        lines.extend(
+            command.get_arguments().filter_map(|argument| Some(format!("    --{}", argument.get_long()?))),
+        );
+        list(&command, "eagleray", &mut lines);
+        insta::assert_snapshot!(lines.join("\n"));
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+}

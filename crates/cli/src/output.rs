@@ -31,6 +31,7 @@ pub(crate) struct Output {
     /// Whether tracebacks and foreign logs are wanted.
     pub(crate) verbose: bool,
     quiet: bool,
+    tty: bool,
     /// Set once the reader of stdout is gone: nothing is printed from then on.
     closed: Cell<bool>,
     /// Set once the failure has been printed as a result.
@@ -40,7 +41,8 @@ pub(crate) struct Output {
 #[allow(dead_code, reason = "each noun uses what it needs")]
 impl Output {
     pub(crate) fn new(format: Format, quiet: bool, verbose: bool) -> Self {
-        Self { format, verbose, quiet, closed: Cell::new(false), reported: Cell::new(false) }
+        let tty = io::stderr().is_terminal();
+        Self { format, verbose, quiet, tty, closed: Cell::new(false), reported: Cell::new(false) }
     }
 
     /// Whether results are wanted as JSON.
@@ -55,7 +57,7 @@ impl Output {
 
     /// Whether a person watches stderr.
     pub(crate) fn is_tty(&self) -> bool {
-        io::stderr().is_terminal()
+        self.tty
     }
 
     /// Prints a result, with a line end where it has none.

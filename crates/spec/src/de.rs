@@ -145,7 +145,7 @@ pub(crate) struct Reader<'a>(pub(crate) &'a Node);
 macro_rules! whole_numbers {
     ($($method:ident $type:ident $visit:ident),*) => {$(
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refused> {
-            let what = || match $type::MAX as u64 {
+            let what = || match u64::from($type::MAX) {
                 u64::MAX => "a whole number".to_owned(),
                 max => format!("a whole number up to {max}"),
             };

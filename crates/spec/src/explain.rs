@@ -1,6 +1,8 @@
 //! The JSON schema of the spec, and every key with its default and its line of doc, out of the
 //! same types that read it.
 
+use std::fmt::Write as _;
+
 use serde_json::{Map, Value};
 
 use crate::types::RunSpec;
@@ -136,7 +138,7 @@ pub fn show_defaults() -> String {
             Some(Value::String(text)) if !text.is_empty() => format!("default {text}"),
             Some(value) => format!("default {value}"),
         };
-        shown.push_str(&format!("{} ({}; {default})\n    {}\n", key.path, key.kind, key.doc));
+        let _ = writeln!(shown, "{} ({}; {default})\n    {}", key.path, key.kind, key.doc);
     }
     shown
 }

@@ -3,6 +3,7 @@
 //! serde stops at the first value that it refuses. So the value is taken out of the tree and the
 //! tree is read again, until it reads, or what is left lacks something that was taken out.
 
+use std::fmt::Write as _;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -121,7 +122,9 @@ pub(crate) fn show_path(path: &[Step]) -> String {
                 shown.push('.');
                 shown.push_str(key);
             }
-            Step::Index(index) => shown.push_str(&format!("[{index}]")),
+            Step::Index(index) => {
+                let _ = write!(shown, "[{index}]");
+            }
         }
     }
     shown

@@ -45,9 +45,9 @@ fn document(source: &Source<'_>, tree: &Node) -> String {
     if source.overrides.is_empty() {
         return source.text.to_owned();
     }
-    let overrides: String = source.overrides.iter().map(|text| format!("# --set {text}\n")).collect();
+    let overrides: Vec<String> = source.overrides.iter().map(|text| format!("# --set {text}")).collect();
     let yaml = serde_saphyr::to_string(&tree.to_json()).unwrap_or_default();
-    format!("# {} with\n{overrides}{yaml}", source.name)
+    format!("# {} with\n{}\n{yaml}", source.name, overrides.join("\n"))
 }
 
 struct Resolver<'a> {

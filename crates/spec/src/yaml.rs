@@ -325,7 +325,7 @@ impl<'a> Builder<'a> {
             }
             Event::SequenceStart(_, anchor, _) => (Value::List(self.list(depth)?), anchor),
             Event::MappingStart(_, anchor, _) => (Value::Mapping(self.mapping(depth)?), anchor),
-            Event::Alias(id) => return self.alias(id, place),
+            Event::Alias(id) => return self.alias(id, &place),
             _ => return Err(Problem::new(place, "expected a value")),
         };
         let node = Node { place, value };
@@ -377,10 +377,10 @@ impl<'a> Builder<'a> {
         Ok(entries)
     }
 
-    fn alias(&mut self, id: usize, place: Place) -> Result<Node, Problem> {
+    fn alias(&mut self, id: usize, place: &Place) -> Result<Node, Problem> {
         let found = self.anchors.iter().rev().find(|(anchor, _)| *anchor == id).map(|(_, node)| node.clone());
         let node = found.ok_or_else(|| Problem::new(place.clone(), "an alias inside its own anchor"))?;
-        self.count(size(&node), &place)?;
+        self.count(size(&node), place)?;
         Ok(node)
     }
 

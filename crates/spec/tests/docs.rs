@@ -1,5 +1,8 @@
 //! What the documents say is what the program does.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use eagleray_spec::{Source, explain, resolve};
@@ -79,13 +82,8 @@ fn table() -> String {
             Some(value) => format!("`{value}`"),
         };
         let escape = |text: &str| text.replace('|', "\\|");
-        table.push_str(&format!(
-            "| `{}` | {} | {} | {} |\n",
-            key.path,
-            escape(&key.kind),
-            escape(&default),
-            escape(&key.doc)
-        ));
+        let (kind, default, doc) = (escape(&key.kind), escape(&default), escape(&key.doc));
+        let _ = writeln!(table, "| `{}` | {kind} | {default} | {doc} |", key.path);
     }
     table
 }

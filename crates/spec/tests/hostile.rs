@@ -1,5 +1,6 @@
 //! Whatever text comes in, what comes out is a run or problems: never a panic, never a secret.
 
+use std::fmt::Write as _;
 use std::path::Path;
 
 use eagleray_spec::{Source, resolve};
@@ -57,7 +58,7 @@ fn aliases_that_multiply_are_stopped() {
     let mut text = "version: 1\na: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
     for level in 1..12 {
         let alias = format!("*a{}, ", level - 1).repeat(10);
-        text.push_str(&format!("b{level}: &a{level} [{alias}]\n"));
+        let _ = writeln!(text, "b{level}: &a{level} [{alias}]");
     }
     assert!(shown(&text, &[]).contains("more than 200000 values"));
 }

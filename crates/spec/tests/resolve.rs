@@ -1,5 +1,7 @@
 //! The whole way from text to a resolved run.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::Path;
 
 use eagleray_spec::{Problems, Purpose, Resolved, Source, resolve};
