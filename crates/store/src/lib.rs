@@ -23,10 +23,11 @@
 //! ```
 //!
 //! Map: [`Store`] the verbs · `local` and `object` the backends · [`Writer`] streamed writes ·
-//! `reader` sequential reads · `faults` what tests inject · `runtime` the one async runtime.
+//! `reader` sequential reads · [`Handle`] many ranged reads of one object · `faults` what tests inject · `runtime` the one async runtime.
 
 mod failure;
 mod faults;
+mod handle;
 mod local;
 mod location;
 mod object;
@@ -43,6 +44,7 @@ use bytes::Bytes;
 use eagleray_base::{Error, Result};
 
 use faults::{Faults, Operation};
+pub use handle::Handle;
 use location::Location;
 pub use runtime::runtime;
 pub use writer::{Writer, Written};
@@ -351,11 +353,7 @@ impl Store {
         let bytes = bytes.map_err(|error| self.place(path, error))?;
         self.count_read(bytes.len());
         if bytes.len() as u64 != length {
-            let end = start + length;
-            let found = start + bytes.len() as u64;
-            let message =
-                format!("`{}` is too short: expected at least {end} bytes, found {found}", self.url_of(path));
-            return Err(Error::corrupt(message));
+            return Err(self.too_short(path, start + length, start + bytes.len() as u64));
         }
         Ok(bytes)
     }
