@@ -161,6 +161,11 @@ def reason_of(error: BaseException) -> str:
     return line.strip()[:300]
 
 
+def is_loss(error: BaseException) -> bool:
+    """Whether it says that a process or node of Ray is gone, rather than what our code did."""
+    return isinstance(error, (ray.exceptions.RayActorError, ray.exceptions.RaySystemError, ConnectionError))
+
+
 def cause_of(error: BaseException) -> BaseException:
     """The worker's error inside Ray's wrappers; a lasting one before what it set off in its peers."""
     failures = list(getattr(error, "worker_failures", {}).values())

@@ -100,11 +100,11 @@ def test_a_spec_with_another_model_or_order_may_not_continue_a_run(undisturbed: 
     wider = new_run("wider", store=undisturbed.store, hidden_size=64, steps=1000).start()
     assert wider.wait() == 1, wider.text()
     assert "another model" in wider.text()
-    assert "model.config.hidden_size: 32 → 64" in wider.text()
+    assert "`model.config.hidden_size` was 32, is 64" in wider.text()
     reordered = new_run("reordered", store=undisturbed.store, seed=6, steps=1000).start()
     assert reordered.wait() == 1, reordered.text()
     assert "another data order" in reordered.text()
-    assert "seed: 5 → 6" in reordered.text()
+    assert "`seed` was 5, is 6" in reordered.text()
 
 
 @pytest.fixture

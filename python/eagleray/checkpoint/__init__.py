@@ -41,7 +41,7 @@ def load(state: dict[str, Any], url: str) -> None:
         raise _core.NotFoundError(f"no committed checkpoint below `{url}`")
     engine.require_fit(newest, {})
     tensors, _ = _split(state)
-    engine.load(_place(url), str(newest["directory"]), tensors)
+    engine.load(_place(url), str(newest["dir"]), tensors)
     _merge(state, newest["metadata"]["values"])
 
 

@@ -55,9 +55,8 @@ def _found(resolved: Mapping[str, Any], role: str, name: str) -> str | None:
     source = _source(resolved, role, name)
     if source.get("kind") == "tokens":
         return str(source["tokens"])
-    plan = json.loads(_core.plan_build(json.dumps(resolved), name, role))
-    done = plan.get("done")
-    return None if done is None else f"{resolved['spec']['data']['built'].rstrip('/')}/{done}"
+    dataset: str | None = json.loads(_core.plan_build(json.dumps(resolved), name, role))["dataset"]
+    return dataset
 
 
 def _required(resolved: Mapping[str, Any], role: str, name: str) -> str:

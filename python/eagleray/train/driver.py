@@ -78,6 +78,7 @@ def run(resolved: Mapping[str, Any], *, take_over: bool, console: Console) -> in
 def _run(resolved: Mapping[str, Any], *, take_over: bool, console: Console, stop: Stop) -> int:
     spec = resolved["spec"]
     store_url = spec["store"]
+    _core.refuse_unavailable(json.dumps(resolved), "train")
     commit = _newest(store_url)
     if commit is not None:
         _require_same_run(store_url, resolved, commit)
@@ -230,21 +231,10 @@ def _require_same_run(store_url: str, resolved: Mapping[str, Any], commit: Mappi
         before = _core.Store(store_url)
         if before.head("resolved.json") is None:
             raise
-        earlier = json.loads(before.get("resolved.json"))["spec"]
-        lines = differences(earlier, resolved["spec"])
-        shown = "".join(f"\n  {line}" for line in lines[:20])
+        earlier = before.get("resolved.json").decode()
+        found = json.loads(_core.spec_differences(earlier, json.dumps(resolved)))
+        shown = "".join(f"\n  `{each['field']}` was {json.dumps(each['old'])}, is {json.dumps(each['new'])}" for each in found)
         raise _core.InvalidError(f"{error}\ndifferences from the spec of this run:{shown}") from error
-
-
-def differences(before: Any, after: Any, path: str = "") -> list[str]:
-    """The leaves that differ between two resolved specs, as `path: before → after`, in order."""
-    if isinstance(before, Mapping) and isinstance(after, Mapping):
-        names = [*before, *(name for name in after if name not in before)]
-        parts = (differences(before.get(name), after.get(name), f"{path}.{name}" if path else name) for name in names)
-        return [line for part in parts for line in part]
-    if before == after:
-        return []
-    return [f"{path}: {json.dumps(before)} → {json.dumps(after)}"]
 
 
 def _claim(store_url: str, resolved: Mapping[str, Any], *, take_over: bool) -> int:
@@ -256,7 +246,9 @@ def _claim(store_url: str, resolved: Mapping[str, Any], *, take_over: bool) -> i
         "take_over": take_over,
     }
     attempt = int(json.loads(_core.claim(store_url, json.dumps(info)))["attempt"])
-    _core.Store(store_url).put("resolved.json", json.dumps(resolved, indent=2).encode())
+    store = _core.Store(store_url)
+    store.put("resolved.json", json.dumps(resolved, indent=2).encode())
+    store.put("run.yaml", resolved.get("document", "").encode())
     return attempt
 
 
@@ -280,11 +272,16 @@ def _finish(keeper: Any, store_url: str, attempt: int, outcome: str, step: int, 
 
 def _unwrapped(error: BaseException) -> BaseException:
     """The error itself, out of Ray's wrappers."""
-    if isinstance(error, _core.EagleRayError):
+    if isinstance(error, _core.EagleRayError) or "ray" not in sys.modules:
         return error
     from eagleray import _ray
 
     cause: BaseException = _ray.cause_of(error)
+    if _ray.is_loss(cause):
+        return _core.UnavailableError(
+            f"a part of Ray that this driver cannot do without was lost: {_ray.reason_of(cause)}\n"
+            "hint: the same command continues from the newest checkpoint"
+        )
     return cause
 
 
