@@ -67,7 +67,7 @@ fn windows_of_a_domain_with_round_size_have_random_low_and_high_bits() {
 
 #[test]
 fn the_first_images_of_a_power_of_two_are_not_all_even() {
-    let even = (0..1024).filter(|&value| keyed(1 << 20, 1).apply(value) % 2 == 0).count();
+    let even = (0..1024).filter(|&value| keyed(1 << 20, 1).apply(value).is_multiple_of(2)).count();
     assert!((400..=624).contains(&even), "{even} of 1024");
 }
 

@@ -149,6 +149,11 @@ impl BlockRecord {
         crc32c_append(&[block, &self.encode()[4..]]) == self.crc32c
     }
 
+    /// The first starts, as many as the record lists.
+    pub fn listed_starts(&self) -> &[u16] {
+        &self.starts[..STARTS_MAX.min(usize::from(self.num_starts))]
+    }
+
     /// The token offsets in the block at which documents start, ascending; `None` where there are more
     /// than the record can list, and the `.idx` lengths must be asked.
     pub fn starts(&self) -> Option<&[u16]> {
