@@ -47,7 +47,8 @@ pub(crate) struct Read {
 /// Parses the text, lays the overrides over it, and deserializes.
 pub(crate) fn read(source: &Source<'_>) -> Result<Read, Problems> {
     let fail = |problems| Problems::new(source.name, source.text, problems);
-    let place_of = |span: &Span| place_of(span, source.text);
+    let lines = source.text.lines().count().max(1);
+    let place_of = |span: &Span| place_of(span, source.text, lines);
     let mut tree = yaml::parse(source.text, &place_of).map_err(|problem| fail(vec![problem]))?;
     if tree.is_null() {
         let mut empty = Problem::new(Place::Whole, "the spec is empty");
@@ -131,11 +132,10 @@ pub(crate) fn show_path(path: &[Step]) -> String {
 }
 
 /// Lines and columns from 1; what spans lines is underlined at its start alone.
-fn place_of(span: &Span, text: &str) -> Place {
+fn place_of(span: &Span, text: &str, lines: usize) -> Place {
     let (start, end) = (span.start, span.end);
     let width = if start.line() == end.line() { end.col().saturating_sub(start.col()).max(1) } else { 1 };
     // The end of the text has no line of its own: point behind the last one.
-    let lines = text.lines().count().max(1);
     if start.line() > lines {
         let column = text.lines().last().map_or(1, |line| line.chars().count() + 1);
         return Place::File { line: lines, column, width: 1 };
