@@ -99,8 +99,9 @@ impl Output {
         if self.is_json() {
             let (kind, message, hint) = (error.kind().name(), error.message(), error.hint());
             self.json(&json!({"error": {"kind": kind, "message": message, "hint": hint}}));
+        } else {
+            let _ = writeln!(io::stderr(), "{}", error.render());
         }
-        let _ = writeln!(io::stderr(), "{}", error.render());
     }
 
     /// A bar on a terminal, and nothing elsewhere; `bytes` shows sizes, else counts.

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::io::BufRead as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -227,4 +228,22 @@ fn the_schema_and_the_defaults_come_out_without_a_spec() {
     assert!(
         String::from_utf8_lossy(&defaults.stdout).contains("train.micro_batch (whole number; default 1)")
     );
+}
+
+#[test]
+fn an_interrupt_ends_the_process_by_its_signal() {
+    use std::os::unix::process::ExitStatusExt;
+
+    let folder = initialised();
+    stub(&folder.path().join("sleeping"), "echo ready; exec sleep 60");
+    let mut child = eagleray(folder.path(), &["train", "first/run.yaml"])
+        .env("EAGLERAY_PYTHON", folder.path().join("sleeping"))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    std::io::BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    // A shell reports this as 130.
+    assert_eq!(child.wait().unwrap().signal(), Some(2));
 }

@@ -65,6 +65,9 @@ impl Resolved {
             if text["filters"].as_array().is_some_and(|filters| !filters.is_empty()) {
                 refused.push(format!("`{place}.filters`"));
             }
+            if text["tokens"].as_str().is_some_and(is_foreign) {
+                refused.push(format!("`{place}.tokens` in another program's format ({})", text["tokens"]));
+            }
             if text["format"] == "parquet" {
                 refused.push(format!("`{place}.format: parquet`"));
             }
@@ -99,9 +102,18 @@ impl Resolved {
 }
 
 fn is_parquet(location: &str) -> bool {
-    std::path::Path::new(location)
-        .extension()
-        .is_some_and(|extension| extension.eq_ignore_ascii_case("parquet"))
+    has_extension(location, &["parquet"])
+}
+
+/// A file by whose name it is no folder of ours: Megatron, OLMo, datatrove, or rows of ids.
+fn is_foreign(location: &str) -> bool {
+    has_extension(location, &["bin", "idx", "npy", "ds", "mds", "parquet", "jsonl"])
+}
+
+fn has_extension(location: &str, known: &[&str]) -> bool {
+    let extension =
+        std::path::Path::new(location).extension().map(|extension| extension.to_ascii_lowercase());
+    extension.is_some_and(|extension| known.iter().any(|name| *name == extension))
 }
 
 /// `{dp_shard: 8, tp: 4}`: the axes that are more than 1.

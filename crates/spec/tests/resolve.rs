@@ -77,6 +77,18 @@ fn the_document_for_people_holds_the_overrides_and_reads_the_same() {
     assert_eq!(run(SMALL, &[]).unwrap().document, SMALL);
     let again = run(&resolved.document, &[]).unwrap();
     assert_eq!(again.spec_hash, resolved.spec_hash);
+    let awkward = [
+        "seed=1",
+        "data.shuffle_key='0x10'",
+        "data.sources.web-ko.filters=[{replace: {pattern: \"\\\\s+: #\\t\", with: ' '}}]",
+        "train.script={path: a.py, args: [--lr, '3e-4', 'null', 'true', '', '- x', '007']}",
+        "train.optimizer.adamw.eps=1.5e-9",
+        "train.clip_grad_norm=null",
+    ];
+    let resolved = run(EVERYTHING, &awkward).unwrap();
+    let again =
+        run(&resolved.document, &[]).unwrap_or_else(|problems| panic!("{}", problems.into_error().render()));
+    assert_eq!(again.spec_hash, resolved.spec_hash, "{}", resolved.document);
 }
 
 #[test]
@@ -132,6 +144,9 @@ fn what_a_resume_may_not_change_is_named_with_both_values() {
 #[test]
 fn what_this_build_lacks_is_refused_by_name() {
     run(SMALL, &[]).unwrap().refuse_unavailable(Purpose::Train).unwrap();
+    let foreign = run(SMALL, &["data.sources.web={tokens: megatron/text_document.bin}"]).unwrap();
+    let error = foreign.refuse_unavailable(Purpose::Train).unwrap_err();
+    assert!(error.message().starts_with("`data.sources.web.tokens` in another program's format"), "{error}");
     let zero3 = run(SMALL, &["train.strategy=zero3"]).unwrap();
     let error = zero3.refuse_unavailable(Purpose::Train).unwrap_err();
     assert_eq!(error.message(), "`train.strategy: zero3` is not available in this build");
