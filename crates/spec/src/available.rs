@@ -105,14 +105,13 @@ fn is_parquet(location: &str) -> bool {
     has_extension(location, &["parquet"])
 }
 
-/// A file by whose name it is no folder of ours: Megatron, OLMo, datatrove, or rows of ids.
+/// A file by whose name it is no folder of ours: Megatron's, a memmap, or rows of ids.
 fn is_foreign(location: &str) -> bool {
     has_extension(location, &["bin", "idx", "npy", "ds", "mds", "parquet", "jsonl"])
 }
 
 fn has_extension(location: &str, known: &[&str]) -> bool {
-    let extension =
-        std::path::Path::new(location).extension().map(|extension| extension.to_ascii_lowercase());
+    let extension = std::path::Path::new(location).extension().map(std::ffi::OsStr::to_ascii_lowercase);
     extension.is_some_and(|extension| known.iter().any(|name| *name == extension))
 }
 

@@ -19,6 +19,7 @@ pub const NAME_CHARS_MAX: usize = 40;
 pub(crate) struct Checks<'a> {
     tree: &'a Node,
     removed: &'a [Vec<Step>],
+    filled: &'a [Vec<Step>],
     pub(crate) problems: Vec<Problem>,
 }
 
@@ -30,14 +31,21 @@ pub(crate) fn steps(path: &[&str]) -> Vec<Step> {
 
 impl<'a> Checks<'a> {
     pub(crate) fn new(read: &'a Read) -> Self {
-        Self { tree: &read.tree, removed: &read.removed, problems: Vec::new() }
+        Self { tree: &read.tree, removed: &read.removed, filled: &read.filled, problems: Vec::new() }
     }
 
     /// Reports a problem of the value at `path`.
     pub(crate) fn report(&mut self, path: &[&str], message: impl Into<String>, hint: impl Into<String>) {
         let path = steps(path);
         // Around a value that was refused, what is missing or wrong follows from that.
-        if self.removed.iter().any(|removed| removed.starts_with(&path)) {
+        let refused = self.removed.iter().chain(self.filled).any(|other| other.starts_with(&path));
+        // Beside a stand-in, numbers that do not fit each other mean nothing.
+        let beside = self
+            .filled
+            .iter()
+            .filter_map(|filled| filled.split_last())
+            .any(|(_, owner)| !owner.is_empty() && path.starts_with(owner));
+        if refused || beside {
             return;
         }
         let hint = hint.into();

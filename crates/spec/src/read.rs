@@ -1,7 +1,7 @@
 //! From text to types, reporting as much as can be found in one go.
 //!
-//! serde stops at the first value that it refuses. So the value is taken out of the tree and the
-//! tree is read again, until it reads, or what is left lacks something that was taken out.
+//! serde stops at the first value that it refuses. So the value is taken out of the tree, or a
+//! stand-in put where a key is missing, and the tree is read again, until it reads.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -9,7 +9,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_saphyr::granit_parser::Span;
 
-use crate::de::Reader;
+use crate::de::{Reader, Refused};
 use crate::overrides;
 use crate::problem::{Place, Problem, Problems};
 use crate::types::RunSpec;
@@ -42,6 +42,8 @@ pub(crate) struct Read {
     pub(crate) problems: Vec<Problem>,
     /// Paths of values that were refused: what is said about their surroundings means little.
     pub(crate) removed: Vec<Vec<Step>>,
+    /// Paths of keys that were missing and have a stand-in.
+    pub(crate) filled: Vec<Vec<Step>>,
 }
 
 /// Parses the text, lays the overrides over it, and deserializes.
@@ -58,51 +60,94 @@ pub(crate) fn read(source: &Source<'_>) -> Result<Read, Problems> {
     for text in source.overrides {
         overrides::apply(&mut tree, text).map_err(|problem| fail(vec![problem]))?;
     }
-    let whole = tree.clone();
-    let mut problems = Vec::new();
-    let mut removed: Vec<Vec<Step>> = Vec::new();
+    let mut salvage =
+        Salvage { tree: tree.clone(), problems: Vec::new(), removed: Vec::new(), filled: Vec::new() };
     loop {
-        let refused = match RunSpec::deserialize(Reader(&tree)) {
-            Ok(spec) if problems.len() < PROBLEMS_MAX => {
-                return Ok(Read { spec, tree: whole, problems, removed });
+        let refused = match RunSpec::deserialize(Reader(&salvage.tree)) {
+            Ok(spec) => {
+                let Salvage { problems, removed, filled, .. } = salvage;
+                return Ok(Read { spec, tree, problems, removed, filled });
             }
-            Ok(_) => return Err(fail(problems)),
             Err(refused) => refused,
         };
-        let mut path = refused.path();
-        let missing = refused.missing.as_ref().map(|key| {
-            let mut full = path.clone();
-            full.push(Step::Key(key.clone()));
-            full
+        if !salvage.pass(&refused) || salvage.problems.len() >= PROBLEMS_MAX {
+            return Err(fail(salvage.problems));
+        }
+    }
+}
+
+/// A tree on its way to one that reads.
+struct Salvage {
+    tree: Node,
+    problems: Vec<Problem>,
+    removed: Vec<Vec<Step>>,
+    filled: Vec<Vec<Step>>,
+}
+
+impl Salvage {
+    /// Reports what was refused, unless it follows from something reported, and changes the tree so
+    /// that reading gets past it; false where that cannot be.
+    fn pass(&mut self, refused: &Refused) -> bool {
+        let path = refused.path();
+        if let Some(stand_in) = self.filled.iter().find(|filled| path.starts_with(filled)).cloned() {
+            return self.fill_otherwise(&stand_in);
+        }
+        let Some(key) = &refused.missing else {
+            self.report(refused, &path);
+            return self.remove(refused, path);
+        };
+        let full = [path.as_slice(), &[Step::Key(key.clone())]].concat();
+        if !self.removed.contains(&full) {
+            self.report(refused, &full);
+        }
+        self.tree.insert(&full, "1");
+        self.filled.push(full);
+        true
+    }
+
+    fn report(&mut self, refused: &Refused, path: &[Step]) {
+        self.problems.push(Problem {
+            place: refused.place.clone().unwrap_or(Place::Whole),
+            path: show_path(path),
+            message: with_owner(&refused.message, path, refused.missing.is_some()),
+            hint: refused.hint.clone(),
+            secret: false,
         });
-        // What is missing because it was taken out has been reported as what it was.
-        if !missing.as_ref().is_some_and(|full| removed.contains(full)) {
-            problems.push(Problem {
-                place: refused.place.clone().unwrap_or(Place::Whole),
-                path: show_path(missing.as_ref().unwrap_or(&path)),
-                message: with_owner(&refused.message, &path, missing.is_some()),
-                hint: refused.hint.clone(),
-                secret: false,
-            });
+    }
+
+    /// `1` reads as a number and as text; nothing reads as a mapping; what is neither goes with its owner.
+    fn fill_otherwise(&mut self, path: &[Step]) -> bool {
+        let tried = self.tree.get(path).is_none_or(Node::is_null);
+        self.tree.remove(path);
+        if !tried {
+            self.tree.insert(path, "");
+            return true;
         }
-        // A value that was removed shifts the indices after it: drop the list's owner with it.
-        if problems.len() >= PROBLEMS_MAX || !tree.remove(&path) {
-            return Err(fail(problems));
+        let Some((_, owner)) = path.split_last() else { return false };
+        self.removed.push(owner.to_vec());
+        self.tree.remove(owner)
+    }
+
+    fn remove(&mut self, refused: &Refused, mut path: Vec<Step>) -> bool {
+        if !self.tree.remove(&path) {
+            return false;
         }
+        // A value that was removed shifts the indices after it: what is said of the list means little.
         while matches!(path.last(), Some(Step::Index(_))) {
             path.pop();
         }
         // A misspelt key is not missing too.
         if let (Some(meant), Some((_, owner))) = (&refused.meant, path.split_last()) {
-            removed.push([owner, &[Step::Key(meant.clone())]].concat());
+            self.removed.push([owner, &[Step::Key(meant.clone())]].concat());
         }
-        removed.push(path);
+        self.removed.push(path);
+        true
     }
 }
 
 /// Says which mapping an unknown or missing key belongs to.
 fn with_owner(message: &str, path: &[Step], missing: bool) -> String {
-    let owner = if missing { path } else { path.split_last().map_or(path, |(_, parents)| parents) };
+    let owner = path.split_last().map_or(path, |(_, owner)| owner);
     if owner.is_empty() || !(missing || message.starts_with("unknown key")) {
         return message.to_owned();
     }

@@ -123,21 +123,34 @@ impl Node {
         })
     }
 
+    /// Puts plain text at `path`, whose owner is a mapping or nothing at all.
+    pub(crate) fn insert(&mut self, path: &[Step], text: &str) {
+        let Some((Step::Key(key), owner)) = path.split_last() else { return };
+        let Some(node) = self.get_mut(owner) else { return };
+        if node.is_null() {
+            node.value = Value::Mapping(Vec::new());
+        }
+        if let Value::Mapping(entries) = &mut node.value {
+            let value = Value::Scalar { text: text.to_owned(), plain: true };
+            let node = Self { place: Place::Whole, value };
+            entries.push(Entry { key: key.clone(), key_place: Place::Whole, node });
+        }
+    }
+
+    fn get_mut(&mut self, path: &[Step]) -> Option<&mut Self> {
+        path.iter().try_fold(self, |node, step| match (step, &mut node.value) {
+            (Step::Key(key), Value::Mapping(entries)) => {
+                entries.iter_mut().find(|entry| entry.key == *key).map(|entry| &mut entry.node)
+            }
+            (Step::Index(index), Value::List(items)) => items.get_mut(*index),
+            _ => None,
+        })
+    }
+
     /// Takes the value at `path` out of its mapping or list; false where there is none.
     pub(crate) fn remove(&mut self, path: &[Step]) -> bool {
         let Some((last, parents)) = path.split_last() else { return false };
-        let mut node = self;
-        for step in parents {
-            let child = match (step, &mut node.value) {
-                (Step::Key(key), Value::Mapping(entries)) => {
-                    entries.iter_mut().find(|entry| entry.key == *key).map(|entry| &mut entry.node)
-                }
-                (Step::Index(index), Value::List(items)) => items.get_mut(*index),
-                _ => None,
-            };
-            let Some(child) = child else { return false };
-            node = child;
-        }
+        let Some(node) = self.get_mut(parents) else { return false };
         match (last, &mut node.value) {
             (Step::Key(key), Value::Mapping(entries)) => {
                 let before = entries.len();

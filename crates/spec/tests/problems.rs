@@ -66,6 +66,8 @@ snapshots! {
     a_negative_weight: with("0.75", "-1");
     a_weight_that_is_not_a_number: with("0.75", ".nan");
     a_missing_key_is_pointed_at_its_owner: with("  tokenizer: tokenizer.json\n", "");
+    every_missing_key_is_named: shown("name: x\ndata:\n  sequence_length: lots\n  surces: {}\nmodel:\n  config: {num_heads: 3}\n", &[]);
+    a_missing_list_is_named: with("checkpoint:", "cluster: {eks: {namespace: a, image: b}}\ncheckpoint:");
     a_source_of_two_kinds: with("{documents: code/*.txt,", "{documents: code/*.txt, tokens: built/x,");
     a_source_of_no_kind: with("{documents: code/*.txt,", "{");
     a_name_that_is_no_dns_label: with("name: small", "name: Small_Run");
