@@ -1,0 +1,97 @@
+//! The protocol of a save: a free folder, segments, and one conditional commit.
+
+use std::collections::HashMap;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use eagleray_base::{Error, Result};
+use eagleray_store::Store;
+
+use crate::format::{Commit, Fields, File, Segment, read_segment};
+use crate::place::{ATTEMPTS, COMMIT, FOLDER, Place, claim_number, segment_name};
+
+/// The folder of the next save of an attempt; nothing is written yet.
+///
+/// # Errors
+/// As the store.
+pub fn next_save(store: &Store, attempt: u32, step: u64) -> Result<String> {
+    let objects = store.list(FOLDER)?;
+    let saves = objects.iter().filter_map(|object| Place::parse(&object.path));
+    let last = saves.filter(|place| place.attempt == attempt).map(|place| place.save).max().unwrap_or(0);
+    Ok(Place { step, attempt, save: last + 1 }.dir())
+}
+
+/// Writes what a rank wrote.
+///
+/// # Errors
+/// As the store.
+pub fn write_segment(store: &Store, dir: &str, segment: &Segment) -> Result<()> {
+    let bytes =
+        serde_json::to_vec(segment).map_err(|error| Error::internal(format!("a segment: {error}")))?;
+    store.put(&format!("{dir}/{}", segment_name(segment.rank)), bytes)
+}
+
+/// Makes a save real, once every rank's segment is there and every file has its size.
+///
+/// # Errors
+/// `Conflict` where a newer attempt has claimed the run, or the save is committed already; `Corrupt` naming
+/// the segment or file that is missing or short.
+pub fn commit(store: &Store, dir: &str, fields: Fields) -> Result<Commit> {
+    let place =
+        Place::parse(dir).ok_or_else(|| Error::invalid(format!("`{dir}` is not the folder of a save")))?;
+    if place.step != fields.step {
+        return Err(Error::invalid(format!("`{dir}` cannot hold step {}", fields.step)));
+    }
+    let files = collect_files(store, dir, fields.world)?;
+    require_current(store, place.attempt)?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_micros() as u64);
+    let commit = Commit::new(place, now, files, fields);
+    if !store.put_if_absent(&format!("{dir}/{COMMIT}"), commit.encode()?)? {
+        return Err(Error::conflict(format!("`{}` is committed already", store.url_of(dir))));
+    }
+    Ok(commit)
+}
+
+/// Every file of every segment, in the order of names, each of its size on the store.
+fn collect_files(store: &Store, dir: &str, world: u32) -> Result<Vec<File>> {
+    let prefix = format!("{dir}/");
+    let objects = store.list(dir)?;
+    let sizes: HashMap<&str, u64> = objects
+        .iter()
+        .filter_map(|object| Some((object.path.strip_prefix(&prefix)?, object.bytes)))
+        .collect();
+    let mut files = Vec::new();
+    for rank in 0..world {
+        if !sizes.contains_key(segment_name(rank).as_str()) {
+            let path = store.url_of(&format!("{dir}/{}", segment_name(rank)));
+            return Err(Error::corrupt(format!(
+                "rank {rank} of {world} has left no segment: `{path}` is missing"
+            )));
+        }
+        files.extend(read_segment(store, dir, rank)?.files);
+    }
+    for file in &files {
+        let found = sizes.get(file.name.as_str()).copied();
+        if found != Some(file.bytes) {
+            let found = found.map_or_else(|| "nothing".to_owned(), |bytes| format!("{bytes} bytes"));
+            let url = store.url_of(&format!("{dir}/{}", file.name));
+            return Err(Error::corrupt(format!("`{url}`: expected {} bytes, found {found}", file.bytes)));
+        }
+    }
+    files.sort_by(|a, b| a.name.cmp(&b.name));
+    if let Some(pair) = files.windows(2).find(|pair| pair[0].name == pair[1].name) {
+        return Err(Error::corrupt(format!("two ranks wrote `{dir}/{}`", pair[0].name)));
+    }
+    Ok(files)
+}
+
+/// Refuses where a newer attempt has claimed the run.
+fn require_current(store: &Store, attempt: u32) -> Result<()> {
+    let newest = store.list(ATTEMPTS)?.iter().filter_map(|object| claim_number(&object.path)).max();
+    match newest {
+        Some(newest) if newest > attempt => Err(Error::conflict(format!(
+            "attempt {attempt} was superseded: attempt {newest} has claimed `{}`",
+            store.url()
+        ))),
+        _ => Ok(()),
+    }
+}
