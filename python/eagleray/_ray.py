@@ -10,6 +10,7 @@ import logging
 import os
 import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -83,7 +84,7 @@ def start(workers: int, *, verbose: bool) -> None:
 
 def temp_dir() -> str:
     """A short folder of this user: the path of Ray's sockets below it may have 107 bytes."""
-    return os.environ.get("RAY_TMPDIR") or os.path.join(tempfile.gettempdir(), f"eagleray-ray-{os.getuid()}")
+    return os.environ.get("RAY_TMPDIR") or str(Path(tempfile.gettempdir()) / f"eagleray-ray-{os.getuid()}")
 
 
 def quiet(*, verbose: bool) -> None:
@@ -99,7 +100,7 @@ def quiet(*, verbose: bool) -> None:
 def log_dir() -> str | None:
     """Where this session's logs lie, while connected."""
     node = ray._private.worker._global_node
-    return None if node is None else os.path.join(node.get_session_dir_path(), "logs")
+    return None if node is None else str(Path(node.get_session_dir_path()) / "logs")
 
 
 class PermanentFirst(DefaultFailurePolicy):

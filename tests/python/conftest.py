@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from training import Corpus, Run, make_corpus, spec_text
 
 

@@ -47,13 +47,9 @@ def _build(kind: str, seed: int, steps: int) -> tuple[Any, torch.optim.Optimizer
     from eagleray.train.model import ModelConfig, sample_losses
     from eagleray.train.strategy import build_optimizer, spread
 
-    config = ModelConfig(
-        vocab_size=64, hidden_size=24, intermediate_size=48, num_layers=2, num_heads=4, num_kv_heads=2
-    )
+    config = ModelConfig(vocab_size=64, hidden_size=24, intermediate_size=48, num_layers=2, num_heads=4, num_kv_heads=2)
     built = spread(kind, config, seed=seed, precision="fp32", device=torch.device("cpu"))
-    optimizer = build_optimizer(
-        built.model.named_parameters(), lr=1e-2, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1
-    )
+    optimizer = build_optimizer(built.model.named_parameters(), lr=1e-2, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
     for step in range(steps):
         tokens = torch.arange(16).view(1, 16) + step
         losses = sample_losses(built.model(tokens, torch.arange(16).view(1, 16)), tokens + 1)
@@ -176,7 +172,7 @@ def test_any_state_of_tensors_and_plain_values_can_be_saved_and_loaded(tmp_path:
     from eagleray import checkpoint
 
     url = str(tmp_path / "state")
-    state = {"weights": {"a": torch.arange(6.0).view(2, 3)}, "epoch": 3, "names": ["x", "y"]}
+    state: dict[str, Any] = {"weights": {"a": torch.arange(6.0).view(2, 3)}, "epoch": 3, "names": ["x", "y"]}
     checkpoint.save(state, url)
     again: dict[str, Any] = {"weights": {"a": torch.zeros(2, 3)}, "epoch": 0, "names": []}
     checkpoint.load(again, url)

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from conftest import SURVIVAL_STEPS
 from training import BATCH, SEQUENCE, Corpus, Run
 
 pytestmark = pytest.mark.timeout(300)
@@ -48,14 +50,13 @@ def test_each_step_counts_the_tokens_of_the_global_batch(undisturbed: Run) -> No
 
 
 def test_sharded_training_of_three_uneven_ranks_gives_the_losses_of_two_replicas(
-    new_run: Callable[..., Run],
+    new_run: Callable[..., Run], undisturbed: Run
 ) -> None:
-    replicated = new_run("replicated", steps=STEPS)
-    replicated.finish()
-    sharded = new_run("sharded", steps=STEPS, strategy="fsdp2", workers=3)
+    sharded = new_run(steps=SURVIVAL_STEPS, strategy="fsdp2", workers=3)
     sharded.finish()
-    assert sharded.digests() == replicated.digests()
-    assert sharded.losses() == replicated.losses()
+    assert {event["world"] for event in sharded.steps()} == {3}
+    assert sharded.digests() == undisturbed.digests()
+    assert sharded.loss_drift(undisturbed) < 1e-5
 
 
 def test_data_wait_rises_with_the_latency_of_the_store(new_run: Callable[..., Run], undisturbed: Run) -> None:
@@ -64,7 +65,8 @@ def test_data_wait_rises_with_the_latency_of_the_store(new_run: Callable[..., Ru
 
     def share(run: Run) -> float:
         steps = run.events("step")
-        return sum(event["data_wait"] for event in steps) / sum(event["end"] - event["start"] for event in steps)
+        waited = sum(float(event["data_wait"]) for event in steps)
+        return waited / sum(float(event["end"]) - float(event["start"]) for event in steps)
 
     assert share(slow) > 2 * share(undisturbed)
 
@@ -96,7 +98,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(new_run: Callable
     assert "Traceback" not in driver.text()
 
 
-def test_a_spec_with_another_model_or_order_may_not_continue_a_run(undisturbed: Run, new_run: Callable[..., Run]) -> None:
+def test_a_spec_with_another_model_or_order_may_not_continue_a_run(
+    undisturbed: Run, new_run: Callable[..., Run]
+) -> None:
     wider = new_run("wider", store=undisturbed.store, hidden_size=64, steps=1000).start()
     assert wider.wait() == 1, wider.text()
     assert "another model" in wider.text()

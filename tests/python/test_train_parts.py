@@ -6,6 +6,7 @@ import random
 
 import pytest
 import torch
+
 from eagleray.train.context import slice_of
 from eagleray.train.ledger import Clock, StepWatch
 from eagleray.train.model import Llama, ModelConfig, initial_value, num_parameters, sample_losses

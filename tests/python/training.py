@@ -178,7 +178,7 @@ class Run:
         scratch = tempfile.mkdtemp(prefix="er-")
         output = Path(scratch) / "output"
         base = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "EAGLERAY_"))}
-        search = os.pathsep.join(filter(None, [str(PYTHON), os.environ.get("PYTHONPATH", "")]))
+        search = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH", ""), str(PYTHON)]))
         own = {"RAY_TMPDIR": f"{scratch}/r", "EAGLERAY_TEST_TAG": tag, "PYTHONPATH": search}
         with output.open("w", encoding="utf-8") as stream:
             process = subprocess.Popen(
@@ -226,9 +226,11 @@ class Run:
             assert seen.setdefault(event["step"], pair) == pair, f"step {event['step']} was not the same twice"
         return seen
 
-    def losses(self) -> dict[int, float]:
-        """The loss of each step, to five digits."""
-        return {step: float(f"{event['loss']:.5g}") for step, event in self.history().items()}
+    def loss_drift(self, other: Run) -> float:
+        """The largest relative difference to another run's loss at the same step; below 1e-5 is five digits."""
+        mine, theirs = self.history(), other.history()
+        assert mine.keys() == theirs.keys()
+        return max(abs(float(event["loss"]) / theirs[step]["loss"] - 1) for step, event in mine.items())
 
     def commits(self) -> list[int]:
         """Steps with a committed checkpoint."""
@@ -237,7 +239,9 @@ class Run:
     def seconds(self, cause: str) -> float:
         """Rank-seconds of a cause, from spans and steps."""
         spans = sum(event["end"] - event["start"] for event in self.events("span") if event["cause"] == cause)
-        return spans + sum(event.get(cause) or 0.0 for event in self.events("step") if event.get(cause) is not True)
+        return float(spans) + sum(
+            event.get(cause) or 0.0 for event in self.events("step") if event.get(cause) is not True
+        )
 
     def end(self) -> None:
         """Ends whatever still runs and removes its scratch."""

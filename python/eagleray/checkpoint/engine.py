@@ -147,7 +147,12 @@ def stage(state: State) -> State:
         if isinstance(tensor, DTensor):
             local = to_host(tensor.to_local())
             return DTensor.from_local(
-                local, tensor.device_mesh, tensor.placements, run_check=False, shape=tensor.shape, stride=tensor.stride()
+                local,
+                tensor.device_mesh,
+                tensor.placements,
+                run_check=False,
+                shape=tensor.shape,
+                stride=tensor.stride(),
             )
         return tensor.detach().to("cpu", copy=True)
 
@@ -162,7 +167,9 @@ def stage(state: State) -> State:
 def write(place: Place, state: State, commit: Mapping[str, Any]) -> tuple[str, int]:
     """Writes and commits one save; returns its directory and size. Every rank raises when any rank failed."""
     step = int(commit["step"])
-    directory = _agree(place, lambda: str(_core.next_save(place.store_url, place.attempt, step)) if _first(place) else "")
+    directory = _agree(
+        place, lambda: str(_core.next_save(place.store_url, place.attempt, step)) if _first(place) else ""
+    )
     store = _core.Store(f"{place.store_url.rstrip('/')}/{directory}")
     writer = StoreWriter(store)
     try:

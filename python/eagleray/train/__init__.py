@@ -26,7 +26,9 @@ def train(spec: str, overrides: Sequence[str] = (), *, take_over: bool = False, 
 class _CallableModule(types.ModuleType):
     """The package is the noun and the verb: `eagleray.train.loop`, and `eagleray.train("run.yaml")`."""
 
-    def __call__(self, spec: str, overrides: Sequence[str] = (), *, take_over: bool = False, verbose: bool = False) -> int:
+    def __call__(
+        self, spec: str, overrides: Sequence[str] = (), *, take_over: bool = False, verbose: bool = False
+    ) -> int:
         return train(spec, overrides, take_over=take_over, verbose=verbose)
 
 

@@ -43,7 +43,9 @@ def report(store_url: str, console: Console) -> None:
     """Writes the report by the binary beside this Python; without one, says how to write it."""
     binary = _binary()
     if binary is None:
-        console.say(f"no `eagleray` binary beside {sys.executable}; write the report with `eagleray report {store_url}`")
+        console.say(
+            f"no `eagleray` binary beside {sys.executable}; write the report with `eagleray report {store_url}`"
+        )
         return
     done = subprocess.run(
         [binary, "report", store_url, "--format", "json"],

@@ -37,7 +37,7 @@ COLLECTIVE_TIMEOUT_SECONDS = 600
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
-class Interrupted(Exception):
+class InterruptedRunError(Exception):
     """A signal asked this process to stop before there was anything to save."""
 
 
@@ -58,7 +58,7 @@ class Stop:
         self.count += 1
         # Before training there is nothing to save, and after the second time nobody wants to wait.
         if not self.training or self.count > 1:
-            raise Interrupted
+            raise InterruptedRunError
 
 
 def run(resolved: Mapping[str, Any], *, take_over: bool, console: Console) -> int:
@@ -66,7 +66,7 @@ def run(resolved: Mapping[str, Any], *, take_over: bool, console: Console) -> in
     with _signals() as stop:
         try:
             return _run(resolved, take_over=take_over, console=console, stop=stop)
-        except (Interrupted, KeyboardInterrupt):
+        except (InterruptedRunError, KeyboardInterrupt):
             console.say("stopped without a save; resume with the same command")
             return EXIT_STOPPED
         except Exception as error:
@@ -145,11 +145,20 @@ class _Attempt:
         return EXIT_DONE
 
     def _fit(self, keeper: Any) -> None:
-        """Ray Train, from first worker group to last."""
+        """Ray Train, from first worker group to last; leaves a result or an error."""
+        scratch = tempfile.mkdtemp(prefix="eagleray-")
+        try:
+            self.result = self._trainer(keeper, scratch).fit().return_value
+        except BaseException as error:
+            self.error = error
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def _trainer(self, keeper: Any, scratch: str) -> Any:
         import ray.train.torch
 
         from eagleray import _ray
-        from eagleray.data.ray_train import StreamDataConfig
+        from eagleray.data.ray_train import StreamDataConfig, streamed
 
         from .worker import DATASET_NAME, WorkerConfig, run_worker
 
@@ -157,27 +166,21 @@ class _Attempt:
         api: Any = ray.train
         spec = self.resolved["spec"]
         low, high = spec["cluster"]["workers"]["min"], spec["cluster"]["workers"]["max"]
-        scratch = tempfile.mkdtemp(prefix="eagleray-")
-        try:
-            trainer = _ray.Trainer(
-                run_worker,
-                train_loop_config={"worker": WorkerConfig(plan=self.plan, attempt=self.attempt, keeper=keeper)},
-                scaling_config=api.ScalingConfig(num_workers=low if low == high else (low, high), use_gpu=_has_gpus()),
-                run_config=api.RunConfig(
-                    name=self.plan.name,
-                    storage_path=scratch,
-                    failure_config=api.FailureConfig(max_failures=spec["train"]["max_failures"]),
-                    callbacks=[_ray.KeeperCallback(keeper)],
-                ),
-                torch_config=api.torch.TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_SECONDS),
-                datasets={DATASET_NAME: _no_dataset},
-                dataset_config=StreamDataConfig(self.plan.stream_config(0, 1, 0)),
-            )
-            self.result = trainer.fit().return_value
-        except BaseException as error:
-            self.error = error
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        return _ray.Trainer(
+            run_worker,
+            train_loop_config={"worker": WorkerConfig(plan=self.plan, attempt=self.attempt, keeper=keeper)},
+            scaling_config=api.ScalingConfig(num_workers=low if low == high else (low, high), use_gpu=_has_gpus()),
+            run_config=api.RunConfig(
+                name=self.plan.name,
+                # Ray wants a place for reports; ours go to the store, from the ranks.
+                storage_path=scratch,
+                failure_config=api.FailureConfig(max_failures=spec["train"]["max_failures"]),
+                callbacks=[_ray.KeeperCallback(keeper)],
+            ),
+            torch_config=api.torch.TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_SECONDS),
+            datasets={DATASET_NAME: streamed},
+            dataset_config=StreamDataConfig(self.plan.stream_config(0, 1, 0)),
+        )
 
     def _watch(self, fit: threading.Thread, keeper: Any) -> None:
         """Shows progress and passes the stop on, until the trainer's thread has ended."""
@@ -206,10 +209,6 @@ class _Attempt:
         return {"t": self.began, "kind": "attempt_start", "attempt": self.attempt, "writer": "driver", **versions}
 
 
-def _no_dataset() -> None:
-    """Ray wants a dataset behind the name; ours is opened by position in each rank."""
-
-
 def _has_gpus() -> bool:
     import ray
 
@@ -233,7 +232,9 @@ def _require_same_run(store_url: str, resolved: Mapping[str, Any], commit: Mappi
             raise
         earlier = before.get("resolved.json").decode()
         found = json.loads(_core.spec_differences(earlier, json.dumps(resolved)))
-        shown = "".join(f"\n  `{each['field']}` was {json.dumps(each['old'])}, is {json.dumps(each['new'])}" for each in found)
+        shown = "".join(
+            f"\n  `{each['field']}` was {json.dumps(each['old'])}, is {json.dumps(each['new'])}" for each in found
+        )
         raise _core.InvalidError(f"{error}\ndifferences from the spec of this run:{shown}") from error
 
 

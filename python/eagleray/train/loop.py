@@ -61,9 +61,7 @@ class Loop:
         plan = context.plan
         self.context, self.plan, self.stream, self.step = context, plan, stream, step
         self.watch = StepWatch(context.clock)
-        self.spread = spread(
-            plan.strategy, plan.model, seed=plan.seed, precision=plan.precision, device=context.device
-        )
+        self.spread = spread(plan.strategy, plan.model, seed=plan.seed, precision=plan.precision, device=context.device)
         optimizer = plan.optimizer
         self.optimizer = build_optimizer(
             self.spread.model.named_parameters(),

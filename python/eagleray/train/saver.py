@@ -46,9 +46,7 @@ class Saver:
     def load(self, commit: Mapping[str, Any]) -> None:
         """Fills model and optimizer from a commit, verified."""
         directory = str(commit["dir"])
-        load_state(
-            self._spread.model, self._optimizer, lambda state: load_checkpoint(self._place, directory, state)
-        )
+        load_state(self._spread.model, self._optimizer, lambda state: load_checkpoint(self._place, directory, state))
 
     def due(self, step: int) -> bool:
         """Whether to save after `step`; asked of rank 0 alone, as it may read the clock."""

@@ -55,6 +55,8 @@ def run_worker(config: dict[str, Any]) -> dict[str, Any]:
     def open_stream(position: int) -> BatchStream:
         shard: Any = ray.train.get_dataset_shard(DATASET_NAME)
         stream: BatchStream = shard.open(rank=rank, world=world, position=position)
+        # A stream opens when it is first asked: asked now, it reads ahead while the model is built.
+        stream.state()
         return stream
 
     surroundings = Context(
