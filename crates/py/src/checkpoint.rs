@@ -2,21 +2,12 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use eagleray_base::{Error, Result};
 use eagleray_checkpoint::{self as checkpoint, Fields, Keep, Segment, Share};
 use eagleray_store::Store;
 use pyo3::prelude::*;
-use serde::Serialize;
 
 use crate::errors::to_py;
-
-fn render<T: Serialize>(value: &T) -> Result<String> {
-    serde_json::to_string(value).map_err(|error| Error::internal("cannot write JSON").with_source(error))
-}
-
-fn parse<T: serde::de::DeserializeOwned>(json: &str, what: &str) -> Result<T> {
-    serde_json::from_str(json).map_err(|error| Error::invalid(format!("{what} cannot be read: {error}")))
-}
+use crate::json::{parse, render};
 
 /// The folder of the next save of an attempt, below the run's store; nothing is written.
 #[pyfunction]

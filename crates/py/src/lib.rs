@@ -5,6 +5,7 @@
 
 mod checkpoint;
 mod errors;
+mod json;
 mod run;
 mod spec;
 mod store;

@@ -1,7 +1,105 @@
 //! Bindings of the `run` floor.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use eagleray_base::{Error, Result};
+use eagleray_run::claim::{self, End};
+use eagleray_run::{Claimant, Ledger, account, read_ledger};
+use eagleray_store::Store;
 use pyo3::prelude::*;
 
-pub(crate) fn register(_module: &Bound<'_, PyModule>) -> PyResult<()> {
-    Ok(())
+use crate::errors::to_py;
+use crate::json::{parse, render};
+
+/// Claims the next attempt of a run. `info` is JSON with `host`, `pid`, perhaps `take_over`, and what else is
+/// to be written down. Returns the claim as JSON; it goes on from `resumed_from`.
+#[pyfunction]
+fn claim_attempt(py: Python<'_>, store_url: &str, info: &str) -> PyResult<String> {
+    py.detach(|| {
+        let store = Store::open(store_url)?;
+        let claimant: Claimant = parse(info, "the claimant")?;
+        let newest = eagleray_checkpoint::newest(&store)?;
+        render(&claim::claim(&store, &claimant, newest.as_ref().map(|commit| commit.dir.as_str()))?)
+    })
+    .map_err(to_py)
+}
+
+/// Whether no newer attempt than this has been claimed.
+#[pyfunction]
+fn is_current(py: Python<'_>, store_url: &str, attempt: u32) -> PyResult<bool> {
+    py.detach(|| claim::is_current(&Store::open(store_url)?, attempt)).map_err(to_py)
+}
+
+/// Writes down how an attempt ended: JSON `{outcome, step}`.
+#[pyfunction]
+fn finish(py: Python<'_>, store_url: &str, attempt: u32, outcome: &str) -> PyResult<()> {
+    py.detach(|| claim::finish(&Store::open(store_url)?, attempt, &parse::<End>(outcome, "the outcome")?))
+        .map_err(to_py)
+}
+
+/// All events that count, as a JSON list.
+#[pyfunction(name = "read_ledger")]
+fn read_ledger_json(py: Python<'_>, store_url: &str) -> PyResult<String> {
+    py.detach(|| render(&read_ledger(&Store::open(store_url)?)?)).map_err(to_py)
+}
+
+/// What the ledger adds up to: the content of `report.json`.
+#[pyfunction(name = "account")]
+fn account_json(py: Python<'_>, store_url: &str) -> PyResult<String> {
+    py.detach(|| render(&account::of_store(&Store::open(store_url)?)?)).map_err(to_py)
+}
+
+/// The events of one writer of an attempt.
+#[pyclass(name = "Ledger", module = "eagleray._core", frozen)]
+struct PyLedger {
+    ledger: Mutex<Option<Ledger>>,
+}
+
+#[pymethods]
+impl PyLedger {
+    #[new]
+    fn new(py: Python<'_>, store_url: &str, attempt: u32, writer: &str) -> PyResult<Self> {
+        let ledger = py.detach(|| Ledger::open(&Store::open(store_url)?, attempt, writer)).map_err(to_py)?;
+        Ok(Self { ledger: Mutex::new(Some(ledger)) })
+    }
+
+    /// Adds an event, or a list of events, given as JSON; nothing is written yet.
+    fn append(&self, py: Python<'_>, events: &str) -> PyResult<()> {
+        py.detach(|| self.with(|ledger| ledger.append(events))).map_err(to_py)
+    }
+
+    /// Writes what was added. Where that fails the events stay for the next flush.
+    fn flush(&self, py: Python<'_>) -> PyResult<()> {
+        py.detach(|| self.with(Ledger::flush)).map_err(to_py)
+    }
+
+    /// Flushes for the last time.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        py.detach(|| {
+            let mut slot = self.slot();
+            let flushed = slot.as_mut().map_or(Ok(()), Ledger::flush);
+            *slot = None;
+            flushed
+        })
+        .map_err(to_py)
+    }
+}
+
+impl PyLedger {
+    fn with<T>(&self, action: impl FnOnce(&mut Ledger) -> Result<T>) -> Result<T> {
+        action(self.slot().as_mut().ok_or_else(|| Error::internal("the ledger is closed"))?)
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Option<Ledger>> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("claim", wrap_pyfunction!(claim_attempt, module)?)?;
+    module.add_function(wrap_pyfunction!(is_current, module)?)?;
+    module.add_function(wrap_pyfunction!(finish, module)?)?;
+    module.add_function(wrap_pyfunction!(read_ledger_json, module)?)?;
+    module.add_function(wrap_pyfunction!(account_json, module)?)?;
+    module.add_class::<PyLedger>()
 }

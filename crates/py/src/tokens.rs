@@ -1,23 +1,14 @@
 //! Bindings of the `tokens` floor: the steps of a build, datasets, tokenizers.
 
-use eagleray_base::{Error, Result};
+use eagleray_base::Result;
 use eagleray_store::Store;
 use eagleray_tokens::build::{self, MapStats, MapTask, Plan, ReduceTask, Role};
 use eagleray_tokens::tokenizer::Definition;
 use eagleray_tokens::{Dataset, fixture};
 use pyo3::prelude::*;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use crate::errors::to_py;
-
-fn parse<T: DeserializeOwned>(json: &str, what: &str) -> Result<T> {
-    serde_json::from_str(json).map_err(|error| Error::invalid(format!("{what} cannot be read: {error}")))
-}
-
-fn render<T: Serialize>(value: &T) -> Result<String> {
-    serde_json::to_string(value).map_err(|error| Error::internal("cannot write JSON").with_source(error))
-}
+use crate::json::{parse, render};
 
 /// Plans the build of a source, or finds its dataset; see `Plan` in the tokens crate.
 #[pyfunction]

@@ -1,0 +1,98 @@
+//! Writing and reading events: lines of JSON, one object per flush and writer, since S3 cannot append.
+
+use eagleray_base::{Error, Result};
+use eagleray_store::Store;
+use serde_json::Value;
+
+use crate::claim;
+use crate::event::Event;
+use crate::paths;
+
+/// The events of one writer of an attempt. Each flush is one object; nothing is ever changed.
+pub struct Ledger {
+    store: Store,
+    attempt: u32,
+    writer: String,
+    next: u64,
+    lines: String,
+}
+
+impl Ledger {
+    /// Opens the ledger of a writer; one that wrote before goes on after what is there.
+    ///
+    /// # Errors
+    /// As the store.
+    pub fn open(store: &Store, attempt: u32, writer: &str) -> Result<Self> {
+        let objects = store.list(&paths::ledger(attempt))?;
+        let numbers = objects.iter().filter_map(|object| paths::parts_of_ledger_object(&object.path));
+        let last = numbers.filter(|(_, by, _)| *by == writer).map(|(_, _, number)| number).max();
+        let next = last.map_or(1, |last| last + 1);
+        Ok(Self { store: store.clone(), attempt, writer: writer.to_owned(), next, lines: String::new() })
+    }
+
+    /// Adds an event, or a list of events, given as JSON; nothing is written yet.
+    ///
+    /// # Errors
+    /// `Internal` where it is not an event.
+    pub fn append(&mut self, json: &str) -> Result<()> {
+        let value: Value =
+            serde_json::from_str(json).map_err(|error| Error::internal(format!("an event: {error}")))?;
+        let events = if let Value::Array(events) = value { events } else { vec![value] };
+        for event in events {
+            let line = event.to_string();
+            serde_json::from_str::<Event>(&line)
+                .map_err(|error| Error::internal(format!("an event: {error}: {line}")))?;
+            self.lines.push_str(&line);
+            self.lines.push('\n');
+        }
+        Ok(())
+    }
+
+    /// Writes what was added as one object. Where that fails the events stay, for the next flush.
+    ///
+    /// # Errors
+    /// As the store.
+    pub fn flush(&mut self) -> Result<()> {
+        while !self.lines.is_empty() {
+            let path = paths::ledger_object(self.attempt, &self.writer, self.next);
+            let written = self.store.put_if_absent(&path, self.lines.clone())?;
+            self.next += 1;
+            if written {
+                self.lines.clear();
+            }
+        }
+        Ok(())
+    }
+}
+
+/// All events that count, by attempt and time. What an attempt wrote after a newer one was claimed does not.
+///
+/// # Errors
+/// As the store; `Corrupt` naming object and line.
+pub fn read_ledger(store: &Store) -> Result<Vec<Event>> {
+    let claims = claim::all(store)?;
+    let mut events = Vec::new();
+    for object in store.list(paths::LEDGER)? {
+        let Some((attempt, ..)) = paths::parts_of_ledger_object(&object.path) else { continue };
+        let superseded =
+            claims.iter().filter(|claim| claim.attempt > attempt).map(|claim| claim.claimed_us).min();
+        let until = superseded.map_or(f64::INFINITY, |us| us as f64 / 1e6);
+        let bytes = store.get(&object.path)?;
+        let text = String::from_utf8_lossy(&bytes);
+        for (number, line) in text.lines().enumerate() {
+            let mut event: Event = serde_json::from_str(line).map_err(|error| {
+                Error::corrupt(format!(
+                    "`{}` line {}: not an event: {error}",
+                    store.url_of(&object.path),
+                    number + 1
+                ))
+            })?;
+            event.attempt = attempt;
+            if event.t <= until {
+                events.push(event);
+            }
+        }
+    }
+    events.sort_by(|a, b| a.attempt.cmp(&b.attempt).then(a.t.total_cmp(&b.t)));
+    Ok(events)
+}

@@ -1,0 +1,63 @@
+//! Every path of a run, below its store.
+
+/// The spec as given, for people.
+pub const SPEC: &str = "run.yaml";
+/// The resolved spec, for programs.
+pub const RESOLVED: &str = "resolved.json";
+/// The folder of claims.
+pub const ATTEMPTS: &str = "attempts";
+/// The folder of events.
+pub const LEDGER: &str = "ledger";
+/// The folder of saves.
+pub const CHECKPOINTS: &str = "checkpoints";
+/// What `eagleray report` writes.
+pub const REPORT_JSON: &str = "report/report.json";
+/// The page that `eagleray report` writes.
+pub const REPORT_HTML: &str = "report/report.html";
+
+/// The claim of an attempt.
+pub fn claim(attempt: u32) -> String {
+    format!("{ATTEMPTS}/{attempt:04}.json")
+}
+
+/// How an attempt ended.
+pub fn end(attempt: u32) -> String {
+    format!("{ATTEMPTS}/{attempt:04}.end.json")
+}
+
+/// The events of an attempt.
+pub fn ledger(attempt: u32) -> String {
+    format!("{LEDGER}/{attempt:04}")
+}
+
+/// One flush of one writer.
+pub fn ledger_object(attempt: u32, writer: &str, number: u64) -> String {
+    format!("{}/{writer}-{number:06}.jsonl", ledger(attempt))
+}
+
+/// The attempt whose claim a path is.
+pub fn attempt_of_claim(path: &str) -> Option<u32> {
+    let name = path.strip_prefix(ATTEMPTS)?.strip_prefix('/')?.strip_suffix(".json")?;
+    name.bytes().all(|byte| byte.is_ascii_digit()).then(|| name.parse().ok()).flatten()
+}
+
+/// Attempt, writer and number of a flush, by its path.
+pub fn parts_of_ledger_object(path: &str) -> Option<(u32, &str, u64)> {
+    let (attempt, name) = path.strip_prefix(LEDGER)?.strip_prefix('/')?.split_once('/')?;
+    let (writer, number) = name.strip_suffix(".jsonl")?.rsplit_once('-')?;
+    Some((attempt.parse().ok()?, writer, number.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_read_as_they_are_written() {
+        assert_eq!(attempt_of_claim(&claim(12)), Some(12));
+        assert_eq!(attempt_of_claim(&end(12)), None);
+        assert_eq!(parts_of_ledger_object(&ledger_object(3, "driver", 42)), Some((3, "driver", 42)));
+        assert_eq!(ledger_object(1, "driver", 42), "ledger/0001/driver-000042.jsonl");
+        assert_eq!(parts_of_ledger_object("ledger/0001/notes.txt"), None);
+    }
+}

@@ -1,0 +1,230 @@
+use eagleray_base::Kind;
+use eagleray_store::Store;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use crate::claim::{self, Claimant, End};
+use crate::event::{CAUSES, Event};
+use crate::timeline::Timeline;
+use crate::{Ledger, account, is_current, read_ledger};
+
+fn store(name: &str) -> Store {
+    Store::open(&format!("memory://run-{name}")).unwrap()
+}
+
+fn event(value: Value) -> Event {
+    serde_json::from_value(value).unwrap()
+}
+
+fn elsewhere(pid: u32) -> Claimant {
+    Claimant { host: "another-host".into(), pid, take_over: false, other: serde_json::Map::new() }
+}
+
+#[test]
+fn a_second_driver_on_the_host_of_a_live_one_is_refused_and_told_why() {
+    let store = store("second");
+    let me = Claimant::of_this_process("here");
+    assert_eq!(claim::claim(&store, &me, None).unwrap().attempt, 1);
+    let error = claim::claim(&store, &me, None).unwrap_err();
+    assert_eq!(error.kind(), Kind::Conflict);
+    assert!(
+        error.message().contains("attempt 1 (host here") && error.hint().unwrap().contains("--take-over"),
+        "{error}"
+    );
+    let taken = claim::claim(
+        &store,
+        &Claimant { take_over: true, ..me },
+        Some("checkpoints/step-000000010/0001-0001"),
+    )
+    .unwrap();
+    assert_eq!(
+        (taken.attempt, is_current(&store, 1).unwrap(), is_current(&store, 2).unwrap()),
+        (2, false, true)
+    );
+}
+
+#[test]
+fn a_driver_that_ended_or_whose_process_is_gone_is_replaced() {
+    let store = store("gone");
+    // No process has this number: Linux gives none above 2^22.
+    let gone = Claimant { pid: 1 << 30, ..Claimant::of_this_process("here") };
+    claim::claim(&store, &gone, None).unwrap();
+    let me = Claimant::of_this_process("here");
+    assert_eq!(claim::claim(&store, &me, None).unwrap().attempt, 2);
+    claim::finish(&store, 2, &End { outcome: "stopped".into(), step: 5, ended_us: 0 }).unwrap();
+    assert_eq!(claim::claim(&store, &me, None).unwrap().attempt, 3);
+    assert_eq!(claim::end_of(&store, 2).unwrap().unwrap().step, 5);
+}
+
+#[test]
+fn a_process_id_used_again_is_not_the_driver() {
+    let store = store("reused");
+    let first = claim::claim(&store, &Claimant::of_this_process("here"), None).unwrap();
+    let mut text: Value = serde_json::from_slice(&store.get("attempts/0001.json").unwrap()).unwrap();
+    assert_eq!(text["pid_started"], json!(first.pid_started.unwrap()));
+    text["pid_started"] = json!(1);
+    store.put("attempts/0001.json", text.to_string()).unwrap();
+    assert_eq!(claim::claim(&store, &Claimant::of_this_process("here"), None).unwrap().attempt, 2);
+}
+
+#[test]
+fn a_driver_elsewhere_is_alive_while_it_writes() {
+    let store = store("elsewhere");
+    let claimed = claim::claim(&store, &elsewhere(1), None).unwrap();
+    assert!(claim::is_alive(&store, &claimed, "here").unwrap());
+    let mut old = claimed;
+    old.claimed_us = 1;
+    assert!(!claim::is_alive(&store, &old, "here").unwrap());
+    let mut ledger = Ledger::open(&store, 1, "driver").unwrap();
+    ledger.append(r#"{"t":1.0,"kind":"generation"}"#).unwrap();
+    ledger.flush().unwrap();
+    assert!(claim::is_alive(&store, &old, "here").unwrap());
+}
+
+#[test]
+fn of_drivers_that_start_at_once_exactly_one_claims() {
+    let store = store("at-once");
+    let claimed = std::thread::scope(|scope| {
+        let start = || claim::claim(&store, &Claimant::of_this_process("here"), None).is_ok();
+        let drivers: Vec<_> = (0..8).map(|_| scope.spawn(start)).collect();
+        drivers.into_iter().filter(|_| true).map(|driver| usize::from(driver.join().unwrap())).sum::<usize>()
+    });
+    assert_eq!(claimed, 1);
+}
+
+#[test]
+fn a_ledger_goes_on_after_what_is_there_and_reads_back_in_order() {
+    let store = store("ledger");
+    for t in [1.0, 2.0] {
+        let mut ledger = Ledger::open(&store, 1, "driver").unwrap();
+        ledger.flush().unwrap();
+        ledger
+            .append(&json!([{"t": t, "kind": "failure"}, {"t": t + 0.5, "kind": "failure"}]).to_string())
+            .unwrap();
+        ledger.flush().unwrap();
+    }
+    let objects: Vec<String> = store.list("ledger").unwrap().into_iter().map(|object| object.path).collect();
+    assert_eq!(objects, ["ledger/0001/driver-000001.jsonl", "ledger/0001/driver-000002.jsonl"]);
+    let times: Vec<f64> = read_ledger(&store).unwrap().iter().map(|event| event.t).collect();
+    assert_eq!(times, [1.0, 1.5, 2.0, 2.5]);
+    assert!(Ledger::open(&store, 1, "driver").unwrap().append("{}").is_err());
+}
+
+#[test]
+fn what_an_attempt_wrote_after_the_next_was_claimed_does_not_count() {
+    let store = store("superseded");
+    claim::claim(&store, &elsewhere(1), None).unwrap();
+    let second = claim::claim(&store, &Claimant { take_over: true, ..elsewhere(2) }, None).unwrap();
+    let until = second.claimed_us as f64 / 1e6;
+    let mut ledger = Ledger::open(&store, 1, "driver").unwrap();
+    ledger
+        .append(
+            &json!([{"t": until - 1.0, "kind": "failure"}, {"t": until + 1.0, "kind": "failure"}])
+                .to_string(),
+        )
+        .unwrap();
+    ledger.flush().unwrap();
+    assert_eq!(read_ledger(&store).unwrap().len(), 1);
+}
+
+#[test]
+fn a_damaged_line_is_named() {
+    let store = store("damaged");
+    store.put("ledger/0001/driver-000001.jsonl", "{\"t\":1,\"kind\":\"x\"}\n{\"t\":2,\n").unwrap();
+    let error = read_ledger(&store).unwrap_err();
+    assert!(error.message().contains("driver-000001.jsonl` line 2"), "{error}");
+}
+
+/// Two ranks, two steps each, a kill after the second, and a second attempt that does it again.
+fn killed_run() -> Vec<Event> {
+    let mut events = Vec::new();
+    for (attempt, offset) in [(1, 100.0), (2, 130.0)] {
+        events.push(json!({"t": offset, "kind": "attempt_start", "attempt": attempt}));
+        events.push(
+            json!({"t": offset, "kind": "generation", "attempt": attempt, "generation": 0, "world": 2}),
+        );
+        for rank in 0..2 {
+            let common = json!({"attempt": attempt, "rank": rank, "generation": 0});
+            let mut push = |value: Value| {
+                let mut merged = common.as_object().unwrap().clone();
+                merged.extend(value.as_object().unwrap().clone());
+                events.push(Value::Object(merged));
+            };
+            push(
+                json!({"t": offset + 4.0, "kind": "span", "cause": "setup", "start": offset, "end": offset + 4.0}),
+            );
+            for step in 1..=2 {
+                let start = offset + 4.0 + f64::from(step - 1) * 3.0;
+                push(
+                    json!({"t": start + 3.0, "kind": "step", "step": step, "start": start, "end": start + 3.0,
+                    "data_wait": 0.5, "compute": 2.25, "checkpoint_stall": 0.25, "recompute": attempt == 2 && step == 1,
+                    "loss": 5.0 - f64::from(step), "tokens": 600, "order_digest": format!("{step:016x}"), "token_digest": "ff"}),
+                );
+            }
+        }
+    }
+    events.into_iter().map(event).collect()
+}
+
+#[test]
+fn a_killed_run_is_accounted_second_by_second() {
+    let account = account::of_events(&killed_run(), &[], &[], &Value::Null);
+    // Two ranks for 10 + 20 (between the attempts) + 10 seconds.
+    let share = |seconds: f64| seconds / 80.0;
+    let close = |cause: &str, seconds: f64| {
+        let found = account.shares[cause];
+        assert!((found - share(seconds)).abs() < 1e-9, "{cause}: {found} is not {seconds} s");
+    };
+    close("setup", 16.0);
+    close("data_wait", 4.0);
+    close("compute", 13.5);
+    close("recompute", 4.5);
+    close("checkpoint_stall", 2.0);
+    close("idle", 40.0);
+    close("unattributed", 0.0);
+    assert_eq!(account.train_loss.steps, [1, 2]);
+    assert_eq!((account.steps, account.tokens), (2, 1200));
+    assert!((account.tokens_per_second - 200.0).abs() < 1e-9);
+    assert!((account.step_shares["data_wait"] - 0.5 / 3.0).abs() < 1e-9);
+}
+
+#[test]
+fn an_elastic_worlds_ranks_are_counted_while_they_are_members() {
+    let span = |rank: u32, start: f64, end: f64| json!({"t": end, "kind": "span", "cause": "compute", "attempt": 1, "rank": rank, "start": start, "end": end});
+    let generation = |t: f64, world: u32| json!({"t": t, "kind": "generation", "attempt": 1, "world": world});
+    let values = [
+        generation(0.0, 2),
+        span(0, 0.0, 10.0),
+        span(1, 0.0, 10.0),
+        generation(10.0, 1),
+        span(0, 10.0, 20.0),
+    ];
+    let mut events: Vec<Event> = values.into_iter().map(event).collect();
+    events.sort_by(|a, b| a.t.total_cmp(&b.t));
+    let timeline = Timeline::of(&events);
+    assert!((timeline.total - 30.0).abs() < 1e-9);
+    assert!((timeline.shares()["compute"] - 1.0).abs() < 1e-9);
+}
+
+proptest! {
+    #[test]
+    fn shares_sum_to_one_and_none_is_negative_whatever_the_spans(
+        spans in prop::collection::vec((0_usize..12, 0_u32..3, 0.0_f64..100.0, -1.0_f64..50.0), 1..40),
+    ) {
+        let mut events: Vec<Event> = spans.iter().map(|&(cause, rank, start, length)| {
+            let cause = CAUSES.get(cause).copied().unwrap_or("something new");
+            event(json!({"t": start, "kind": "span", "cause": cause, "attempt": 1, "rank": rank, "start": start, "end": start + length}))
+        }).collect();
+        events.sort_by(|a, b| a.t.total_cmp(&b.t));
+        let timeline = Timeline::of(&events);
+        let shares = timeline.shares();
+        prop_assert!(shares.values().all(|&share| share >= -1e-12));
+        if timeline.total > 0.0 {
+            prop_assert!((shares.values().sum::<f64>() - 1.0).abs() < 1e-6);
+            let banded: f64 = timeline.bands.iter().flat_map(|band| band.values()).sum();
+            prop_assert!((banded - timeline.total).abs() < 1e-6 * timeline.total.max(1.0));
+        }
+        let doubled: Vec<Event> = events.iter().flat_map(|event| [event.clone(), event.clone()]).collect();
+        prop_assert!((Timeline::of(&doubled).total - timeline.total).abs() < 1e-9);
+    }
+}

@@ -1,0 +1,195 @@
+//! Spans to seconds by cause. Pure.
+//!
+//! Each rank of each attempt has a time line: the stretches in which it was a member of the world. Spans are
+//! laid on it in the order in which they began; where two overlap, the second gets what the first left. What
+//! none covers is `unattributed`, and the time between two attempts is `idle`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use crate::event::{CAUSES, Event, UNATTRIBUTED};
+
+/// Stretches of equal length that a run's time is cut into for plotting.
+const BANDS: usize = 240;
+
+/// Seconds by cause.
+pub type Seconds = BTreeMap<&'static str, f64>;
+
+/// The time of a run, by cause.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Timeline {
+    /// When it begins and ends, seconds since the epoch.
+    pub start: f64,
+    /// The end of the last event.
+    pub end: f64,
+    /// Rank-seconds by cause; together `total`.
+    pub seconds: Seconds,
+    /// Rank-seconds in all.
+    pub total: f64,
+    /// Rank-seconds by cause in stretches of equal length.
+    pub bands: Vec<Seconds>,
+}
+
+/// A stretch of one rank's time and what it was spent on.
+struct Piece {
+    start: f64,
+    end: f64,
+    seconds: Seconds,
+}
+
+impl Timeline {
+    /// The time line of a run's events, which are sorted by attempt.
+    pub fn of(events: &[Event]) -> Self {
+        let mut pieces = Vec::new();
+        let mut before: Option<(f64, usize)> = None;
+        for attempt in events.chunk_by(|a, b| a.attempt == b.attempt) {
+            let (start, end) = extent(attempt);
+            if let Some((ended, ranks)) = before.filter(|(ended, _)| start > *ended) {
+                pieces.extend((0..ranks).map(|_| Piece {
+                    start: ended,
+                    end: start,
+                    seconds: Seconds::from([("idle", start - ended)]),
+                }));
+            }
+            let members = memberships(attempt, start, end);
+            before = Some((before.map_or(end, |(ended, _)| ended.max(end)), members.len().max(1)));
+            for (rank, stretches) in members {
+                pieces.extend(rank_pieces(attempt, rank, &stretches));
+            }
+        }
+        Self::sum(&pieces)
+    }
+
+    fn sum(pieces: &[Piece]) -> Self {
+        let start = pieces.iter().map(|piece| piece.start).fold(f64::INFINITY, f64::min);
+        let end = pieces.iter().map(|piece| piece.end).fold(f64::NEG_INFINITY, f64::max);
+        if start >= end {
+            return Self::default();
+        }
+        let mut timeline = Self { start, end, bands: vec![Seconds::new(); BANDS], ..Self::default() };
+        for piece in pieces {
+            timeline.total += piece.end - piece.start;
+            for (cause, seconds) in &piece.seconds {
+                *timeline.seconds.entry(cause).or_insert(0.0) += seconds;
+            }
+            timeline.spread(piece);
+        }
+        timeline
+    }
+
+    /// Shares out a piece's seconds over the bands it touches.
+    fn spread(&mut self, piece: &Piece) {
+        let width = (self.end - self.start) / BANDS as f64;
+        let length = piece.end - piece.start;
+        if length <= 0.0 {
+            return;
+        }
+        let first = ((piece.start - self.start) / width) as usize;
+        let last = (((piece.end - self.start) / width) as usize).min(BANDS - 1);
+        for band in first..=last {
+            let from = self.start + band as f64 * width;
+            let overlap = (piece.end.min(from + width) - piece.start.max(from)).max(0.0);
+            for (cause, seconds) in &piece.seconds {
+                *self.bands[band].entry(cause).or_insert(0.0) += seconds * overlap / length;
+            }
+        }
+    }
+
+    /// Each cause's share of the whole; together 1, or all 0 where nothing happened.
+    pub fn shares(&self) -> BTreeMap<&'static str, f64> {
+        let share = |cause: &&'static str| {
+            let seconds = self.seconds.get(cause).copied().unwrap_or(0.0);
+            (*cause, if self.total > 0.0 { seconds / self.total } else { 0.0 })
+        };
+        CAUSES.iter().map(share).collect()
+    }
+}
+
+/// From the first to the last moment that an attempt's events speak of.
+fn extent(attempt: &[Event]) -> (f64, f64) {
+    let moments = |event: &Event| {
+        [Some(event.t), event.start, event.end]
+            .into_iter()
+            .flatten()
+            .filter(|t| t.is_finite())
+            .collect::<Vec<_>>()
+    };
+    let all = || attempt.iter().flat_map(moments);
+    (all().fold(f64::INFINITY, f64::min), all().fold(f64::NEG_INFINITY, f64::max))
+}
+
+/// When each rank was a member of the world: in the stretches of those generations that were large enough.
+fn memberships(attempt: &[Event], start: f64, end: f64) -> BTreeMap<u32, Vec<(f64, f64)>> {
+    let mut borders: Vec<(f64, u32)> = Vec::new();
+    for event in attempt.iter().filter(|event| event.kind == "generation") {
+        borders.push((event.t, event.number("world").unwrap_or(0.0) as u32));
+    }
+    if borders.is_empty() {
+        let ranks: BTreeSet<u32> = attempt.iter().filter_map(|event| event.rank).collect();
+        let ranks = if ranks.is_empty() { BTreeSet::from([0]) } else { ranks };
+        return ranks.into_iter().map(|rank| (rank, vec![(start, end)])).collect();
+    }
+    // The time before the first worker group belongs to it.
+    borders[0].0 = start;
+    let ends = borders.iter().skip(1).map(|border| border.0).chain([end]);
+    let mut members: BTreeMap<u32, Vec<(f64, f64)>> = BTreeMap::new();
+    for ((from, world), to) in borders.iter().copied().zip(ends) {
+        for rank in 0..world {
+            let stretches = members.entry(rank).or_default();
+            match stretches.last_mut() {
+                Some(last) if last.1 >= from => last.1 = to,
+                _ => stretches.push((from, to)),
+            }
+        }
+    }
+    members
+}
+
+/// A rank's stretches cut into pieces: those that a span covers, and those that none does.
+fn rank_pieces(attempt: &[Event], rank: u32, stretches: &[(f64, f64)]) -> Vec<Piece> {
+    let mut spans: Vec<(f64, f64, Seconds)> = attempt
+        .iter()
+        .filter(|event| event.rank.is_none_or(|by| by == rank))
+        .filter_map(Event::seconds)
+        .collect();
+    spans.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
+    let mut pieces = Vec::new();
+    for &(from, to) in stretches {
+        let mut covered = from;
+        for (start, end, seconds) in &spans {
+            let (begin, finish) = (start.max(covered), end.min(to));
+            if begin >= finish {
+                continue;
+            }
+            if begin > covered {
+                pieces.push(uncovered(covered, begin));
+            }
+            pieces.push(part(begin, finish, (finish - begin) / (end - start), seconds));
+            covered = finish;
+        }
+        if to > covered {
+            pieces.push(uncovered(covered, to));
+        }
+    }
+    pieces
+}
+
+/// A part of a span: its causes scaled, and what they do not fill unattributed.
+fn part(start: f64, end: f64, fraction: f64, causes: &Seconds) -> Piece {
+    let length = end - start;
+    let mut seconds: Seconds = causes.iter().map(|(cause, seconds)| (*cause, seconds * fraction)).collect();
+    let named: f64 = seconds.values().sum();
+    if named > length {
+        for value in seconds.values_mut() {
+            *value *= length / named;
+        }
+    } else {
+        *seconds.entry(UNATTRIBUTED).or_insert(0.0) += length - named;
+    }
+    Piece { start, end, seconds }
+}
+
+fn uncovered(start: f64, end: f64) -> Piece {
+    Piece { start, end, seconds: Seconds::from([(UNATTRIBUTED, end - start)]) }
+}
