@@ -168,6 +168,7 @@ fn in_range(position: u64) -> Result<()> {
 
 /// Order and token digest of a batch, from the arrays whose memory enters the step.
 #[pyfunction]
+#[expect(clippy::needless_pass_by_value, reason = "numpy extracts borrowed arrays by value")]
 fn batch_digests(
     py: Python<'_>,
     tokens: PyReadonlyArray2<'_, i64>,
@@ -192,12 +193,12 @@ fn contiguous<'a, T: Element>(slice: Option<&'a [T]>, name: &str) -> PyResult<&'
     slice.ok_or_else(|| to_py(Error::invalid(format!("array `{name}` is not contiguous"))))
 }
 
-/// Makes a dataset's manifest list its shards `times` over, for benchmarks; returns its samples.
+/// Writes a dataset of one shard listed `times` over, for benchmarks; returns its URL.
 #[pyfunction]
-fn repeat_fixture_shards(py: Python<'_>, url: &str, times: u64, sequence_length: u64) -> PyResult<u64> {
+fn write_repeated_dataset(py: Python<'_>, store: &str, shard_tokens: u64, times: u64) -> PyResult<String> {
     py.detach(|| {
-        let dataset = eagleray_stream::fixture::repeat_shards(&Store::open(url)?, times)?;
-        Ok(dataset.num_samples(sequence_length))
+        let dataset = eagleray_stream::fixture::write_repeated(&Store::open(store)?, shard_tokens, times)?;
+        Ok(dataset.store().url().to_owned())
     })
     .map_err(to_py)
 }
@@ -206,5 +207,5 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PyStream>()?;
     module.add_class::<PyOrder>()?;
     module.add_function(wrap_pyfunction!(batch_digests, module)?)?;
-    module.add_function(wrap_pyfunction!(repeat_fixture_shards, module)?)
+    module.add_function(wrap_pyfunction!(write_repeated_dataset, module)?)
 }

@@ -1,8 +1,9 @@
 //! Datasets of any size that take the space of one shard, for benchmarks and tests.
 
-use eagleray_base::{Error, Result};
+use eagleray_base::{Error, Result, mix64};
 use eagleray_store::Store;
 use eagleray_tokens::Dataset;
+use eagleray_tokens::fixture::{Options, write_dataset};
 use eagleray_tokens::format::manifest;
 use eagleray_tokens::format::shard::dataset_hash;
 
@@ -22,4 +23,22 @@ pub fn repeat_shards(store: &Store, times: u64) -> Result<Dataset> {
         dataset_hash(manifest.shards.iter().map(|shard| (&shard.bin_digest, &shard.lengths_digest)));
     store.put(manifest::NAME, manifest.encode()?)?;
     Dataset::open(store)
+}
+
+/// Writes a dataset of one shard of about `shard_tokens` tokens in documents of 100 to 2,000, then lists that
+/// shard `times` over.
+///
+/// # Errors
+/// As the store.
+pub fn write_repeated(store: &Store, shard_tokens: u64, times: u64) -> Result<Dataset> {
+    let options = Options::default();
+    let (mut documents, mut tokens) = (Vec::new(), 0);
+    while tokens < shard_tokens {
+        let length = 100 + mix64(tokens + 1) % 1900;
+        documents
+            .push((0..length).map(|i| (mix64((tokens << 16) + i) % options.vocab_size) as u32).collect());
+        tokens += length + 1;
+    }
+    let hash = write_dataset(store, &options, &[documents])?;
+    repeat_shards(&store.child(&hash.to_string()), times)
 }

@@ -34,9 +34,10 @@
 //! ```
 //!
 //! Map: [`stream`](Stream) the stream itself · [`slices`] which positions a rank gets, pure · `source` which
-//! bytes a sample needs, and their verification · `load` one micro batch · [`Batch`] the arrays ·
+//! bytes a sample needs, and their verification · `load` one micro batch · `ahead` what fills the queues · [`Batch`] the arrays ·
 //! [`digests`] what a step is checked by · [`config`] what a stream is told · [`fixture`] for benchmarks.
 
+mod ahead;
 mod batch;
 pub mod config;
 pub mod digests;

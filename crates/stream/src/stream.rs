@@ -1,6 +1,5 @@
 //! A rank's stream: batches in order, read ahead of the one who asks for them.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,20 +10,12 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use crate::ahead::{Message, read_local, read_remote};
 use crate::load::{Loaded, Loader, Timing};
 use crate::slices::Slices;
 use crate::source::Source;
 use crate::{Batch, StreamConfig};
 
-/// Bytes that a token takes in a batch: three arrays of i64.
-const BATCH_TOKEN_BYTES: u64 = 24;
-/// Micro batches ahead, at least: one in hand and one in the making.
-const DEPTH_MIN: u64 = 2;
-const DEPTH_MAX: u64 = 4096;
-/// Local micro batches in the making at once: enough to hide a disk, few enough to leave cores to training.
-const LOCAL_JOBS_MAX: u64 = 4;
-/// Samples being read at once from a store that answers in tens of milliseconds.
-const REMOTE_SAMPLES: u64 = 64;
 const FORMAT: &str = "eagleray.stream";
 const VERSION: u32 = 1;
 
@@ -90,18 +81,15 @@ struct Within {
     world: u64,
 }
 
-enum Message {
-    Loaded(Box<Loaded>),
-    Failed(Error),
-    End,
-}
-
 /// A rank's stream of micro batches.
 pub struct Stream {
     config: StreamConfig,
     loader: Arc<Loader>,
-    queue: mpsc::Receiver<Message>,
-    driver: JoinHandle<()>,
+    /// Micro batch number n since the start comes from queue n modulo their number.
+    queues: Vec<mpsc::Receiver<Message>>,
+    turn: usize,
+    /// What fills the queue of a remote store; local threads end with their queues.
+    driver: Option<JoinHandle<()>>,
     pid: u32,
     waits: Waits,
     /// What is waited for since when, over calls of `next` that found nothing.
@@ -163,20 +151,18 @@ impl Stream {
         let (position, micro_index) = start_of(&config, &order)?;
         let loader = Arc::new(Loader { order, sources, sequence_length: config.sequence_length });
         let waits = Waits { open: began.elapsed().as_secs_f64(), ..Waits::default() };
-        let depth = depth(&config);
-        let jobs = if loader.is_local() {
-            LOCAL_JOBS_MAX.min(depth)
-        } else {
-            REMOTE_SAMPLES.div_ceil(config.micro_batch).max(DEPTH_MIN).min(depth)
-        };
-        // A job holds its batch while it waits for its turn, so the queue holds the rest of the depth.
-        let (sender, queue) = mpsc::channel((depth - jobs).max(1) as usize);
         let slices = Slices::new(&config, position, micro_index);
-        let driver = runtime().spawn(drive(Arc::clone(&loader), slices, jobs as usize, sender));
+        let (queues, driver) = if loader.is_local() {
+            (read_local(&loader, &slices, &config), None)
+        } else {
+            let (queue, driver) = read_remote(&loader, slices, &config);
+            (vec![queue], Some(driver))
+        };
         Ok(Self {
             config,
             loader,
-            queue,
+            queues,
+            turn: 0,
             driver,
             pid: std::process::id(),
             waits,
@@ -200,13 +186,14 @@ impl Stream {
             return Err(Error::invalid("the stream was opened before this process was forked off")
                 .with_hint("open the stream in the process that reads it"));
         }
-        let message = match self.queue.try_recv() {
+        let queue = &mut self.queues[self.turn];
+        let message = match queue.try_recv() {
             Ok(message) => Some(message),
             Err(mpsc::error::TryRecvError::Disconnected) => None,
             Err(mpsc::error::TryRecvError::Empty) => {
                 let began = Instant::now();
                 let received =
-                    runtime().block_on(async { tokio::time::timeout(patience, self.queue.recv()).await });
+                    runtime().block_on(async { tokio::time::timeout(patience, queue.recv()).await });
                 self.waiting += began.elapsed();
                 match received {
                     Ok(message) => message,
@@ -270,10 +257,11 @@ impl Stream {
     pub fn stats(&self) -> Stats {
         let counters: Vec<_> =
             self.loader.sources.iter().map(|source| source.dataset().store().counters()).collect();
+        let queued: usize = self.queues.iter().map(mpsc::Receiver::len).sum();
         Stats {
             bytes_read: counters.iter().map(|counters| counters.bytes_read).sum(),
             reads: counters.iter().map(|counters| counters.gets).sum(),
-            queue_samples: self.queue.len() as u64 * self.config.micro_batch,
+            queue_samples: queued as u64 * self.config.micro_batch,
             batches: self.batches,
             waits: self.waits,
         }
@@ -281,15 +269,20 @@ impl Stream {
 
     /// Stops reading ahead.
     pub fn close(&mut self) {
-        self.driver.abort();
-        self.queue.close();
-        while self.queue.try_recv().is_ok() {}
+        if let Some(driver) = &self.driver {
+            driver.abort();
+        }
+        for queue in &mut self.queues {
+            queue.close();
+            while queue.try_recv().is_ok() {}
+        }
     }
 
     fn deliver(&mut self, loaded: Loaded) -> Batch {
         self.waits.add(std::mem::take(&mut self.waiting), &loaded.timing);
         let batch = loaded.batch;
         self.batches += 1;
+        self.turn = (self.turn + 1) % self.queues.len();
         (self.position, self.micro_index) = if batch.micro_index + 1 == batch.micro_count {
             (loaded.step_end, 0)
         } else {
@@ -301,8 +294,8 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        if self.pid == std::process::id() {
-            self.driver.abort();
+        if let Some(driver) = self.driver.take_if(|_| self.pid == std::process::id()) {
+            driver.abort();
         }
     }
 }
@@ -311,13 +304,16 @@ impl Waits {
     /// Shares a wait out from its end backwards: the batch was decoded last, read before, and not begun
     /// before that.
     fn add(&mut self, waited: Duration, timing: &Timing) {
-        let decode = waited.min(timing.decode);
-        let throttled = (waited - decode).min(timing.throttled);
-        let read = (waited - decode - throttled).min(timing.read);
-        self.decode += decode.as_secs_f64();
-        self.throttled += throttled.as_secs_f64();
-        self.first_byte += read.as_secs_f64();
-        self.queue_empty += (waited - decode - throttled - read).as_secs_f64();
+        let mut left = waited;
+        let mut take = |most: Duration| {
+            let part = left.min(most);
+            left = left.saturating_sub(part);
+            part.as_secs_f64()
+        };
+        self.decode += take(timing.decode);
+        self.throttled += take(timing.throttled);
+        self.first_byte += take(timing.read);
+        self.queue_empty += left.as_secs_f64();
     }
 }
 
@@ -353,43 +349,6 @@ fn start_of(config: &StreamConfig, order: &Order) -> Result<(u64, u64)> {
                 "the state was taken within a step: expected {ours:?}, found {within:?}"
             ))
             .with_hint("take states between steps when world or batch may change"))
-        }
-    }
-}
-
-fn depth(config: &StreamConfig) -> u64 {
-    let bytes = config.micro_batch * config.sequence_length * BATCH_TOKEN_BYTES;
-    (config.prefetch_bytes / bytes.max(1)).clamp(DEPTH_MIN, DEPTH_MAX)
-}
-
-/// Loads micro batches, some at a time, and hands them over in order until the end, a failure, or a closed queue.
-async fn drive(loader: Arc<Loader>, mut slices: Slices, jobs: usize, queue: mpsc::Sender<Message>) {
-    let local = loader.is_local();
-    let mut begun = VecDeque::with_capacity(jobs);
-    loop {
-        while begun.len() < jobs
-            && let Some(micro) = slices.next()
-        {
-            let loader = Arc::clone(&loader);
-            begun.push_back(if local {
-                tokio::task::spawn_blocking(move || loader.load_blocking(&micro))
-            } else {
-                tokio::spawn(loader.load_async(micro))
-            });
-        }
-        let Some(job) = begun.pop_front() else {
-            // Whether anyone still listens does not matter.
-            let _ = queue.send(Message::End).await;
-            return;
-        };
-        let message = match job.await {
-            Ok(Ok(loaded)) => Message::Loaded(Box::new(loaded)),
-            Ok(Err(error)) => Message::Failed(error),
-            Err(panic) => Message::Failed(Error::internal(format!("a read failed: {panic}"))),
-        };
-        let failed = matches!(message, Message::Failed(_));
-        if queue.send(message).await.is_err() || failed {
-            return;
         }
     }
 }

@@ -138,7 +138,7 @@ fn any_world_gives_the_same_samples_and_digests_of_every_step() {
     let whole = drain(made.config());
     for world in [2, 3, 5, 11] {
         let mut streams: Vec<_> = (0..world)
-            .map(|rank| Stream::open(StreamConfig { world, rank, ..made.config() }).unwrap())
+            .map(|rank| Stream::open(StreamConfig { rank, world, ..made.config() }).unwrap())
             .collect();
         let mut found = Vec::new();
         let mut step_digest = 0_u64;
