@@ -138,9 +138,13 @@ def test_a_stopped_run_continues_in_another_world_with_the_same_samples(
     assert wider.loss_drift(undisturbed) < 1e-3
 
 
-def test_of_two_drivers_on_one_run_the_older_stops_and_says_so(new_run: Callable[..., Run], undisturbed: Run) -> None:
+def test_of_two_drivers_on_one_run_one_stops_and_says_so(new_run: Callable[..., Run], undisturbed: Run) -> None:
     run = new_run(steps=SURVIVAL_STEPS)
     older = run.start()
+    wait_until(lambda: run.events("generation"), older)
+    refused = run.start()
+    assert refused.wait() == 1, refused.text()
+    assert "attempt 1" in refused.text()
     wait_until(lambda: run.commits(), older)
     newer = run.start("--take-over")
     assert newer.wait() == 0, newer.text()

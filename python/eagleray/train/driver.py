@@ -206,7 +206,7 @@ class _Attempt:
         import torch
 
         versions = {"python": platform.python_version(), "ray": ray.__version__, "torch": torch.__version__}
-        return {"t": self.began, "kind": "attempt_start", "attempt": self.attempt, "writer": "driver", **versions}
+        return {"t": self.began, "kind": "attempt_start", **versions}
 
 
 def _has_gpus() -> bool:

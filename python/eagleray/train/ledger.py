@@ -22,6 +22,8 @@ from .tensorboard import TensorBoard
 FLUSH_SECONDS = 1.0
 # A rank hands its last events over within this long, or leaves: its peers may be gone.
 CLOSE_SECONDS = 10.0
+# Events of one driver and its ranks go through one writer.
+WRITER = "driver"
 
 Event = dict[str, Any]
 
@@ -129,7 +131,7 @@ class Keeper:
     ) -> None:
         self._store_url = store_url
         self._attempt = attempt
-        self._ledger = _core.Ledger(store_url, attempt, "driver")
+        self._ledger = _core.Ledger(store_url, attempt, WRITER)
         self._clock = Clock()
         self._generation = -1
         self._idle_since = began
@@ -251,7 +253,8 @@ class Keeper:
 
     def _write(self, events: list[Event]) -> None:
         if events:
-            self._ledger.append(json.dumps(events))
+            own = {"attempt": self._attempt, "writer": WRITER}
+            self._ledger.append(json.dumps([own | event for event in events]))
 
     def _flush(self) -> None:
         now = self._clock.now()

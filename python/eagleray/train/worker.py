@@ -46,8 +46,7 @@ def run_worker(config: dict[str, Any]) -> dict[str, Any]:
         signals: dict[str, bool] = ray.get(keeper.push.remote(welcome.generation, rank, events))
         return signals
 
-    common = {"attempt": worker.attempt, "writer": "driver", "rank": rank, "generation": welcome.generation}
-    reporter = Reporter(push, common)
+    reporter = Reporter(push, {"rank": rank, "generation": welcome.generation})
     device = _device()
     set_threads(context.get_local_world_size())
     plan = worker.plan
