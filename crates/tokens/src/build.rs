@@ -32,8 +32,8 @@ use crate::format::TokenType;
 use crate::reader::Piece;
 
 pub use finish::{check_map, finish};
-pub use inputs::glob_matches;
 pub(crate) use inputs::split_location;
+pub use inputs::{glob_matches, pieces};
 pub use map::{BadRecord, MapStats, run_map};
 pub use plan::{Role, plan};
 pub use reduce::{ReduceStats, run_reduce};

@@ -23,9 +23,10 @@
 //!
 //! Map: [`reader`] raw objects → documents · [`tokenizer`] text → ids, one trait over two engines ·
 //! [`build`] plan, map, reduce, finish: the parallel build · [`format`] what lies on the store, byte by
-//! byte · [`dataset`] open, locate, verify · [`fixture`] small datasets for tests.
+//! byte · [`dataset`] open, locate, verify · [`corpus`] files → a corpus with documents held out · [`fixture`] small datasets for tests.
 
 pub mod build;
+pub mod corpus;
 pub mod dataset;
 pub mod fixture;
 pub mod format;

@@ -121,7 +121,7 @@ pub fn detect(path: &str, stated: Option<&str>) -> Result<(Format, Compression)>
 ///
 /// # Errors
 /// As the store.
-pub fn open(store: &Store, piece: &Piece, text_field: &str) -> Result<Box<dyn DocumentReader>> {
+pub fn open(store: &Store, piece: &Piece, text_field: &str) -> Result<Box<dyn DocumentReader + Send>> {
     let url = store.url_of(&piece.path);
     if let (Some((start, end)), Compression::None, Format::Jsonl) =
         (piece.range, piece.compression, piece.format)

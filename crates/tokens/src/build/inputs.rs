@@ -8,7 +8,7 @@ use eagleray_store::{ObjectInfo, Store};
 use serde::{Deserialize, Serialize};
 
 use super::{RawObject, from_json, to_json};
-use crate::reader::{self, Compression, Format};
+use crate::reader::{self, Compression, Format, Piece};
 
 /// A file changed this recently could change again within the same time stamp, so its checksum is not
 /// remembered.
@@ -40,6 +40,33 @@ pub(crate) fn split_location(location: &str) -> (&str, &str) {
 /// # Errors
 /// `NotFound` for a pattern without a match; `Invalid` for a name that tells no format.
 pub(super) fn find(patterns: &[String], format: Option<&str>, built: &Store) -> Result<Vec<Input>> {
+    let found = match_all(patterns)?;
+    let mut tags = Tags::load(patterns, built)?;
+    let mut inputs = Vec::with_capacity(found.len());
+    for (url, (store, info)) in found {
+        let (format, compression) = reader::detect(&url, format)?;
+        let tag = tags.tag(&store, &info, &url)?;
+        let object = RawObject { url, bytes: info.bytes, tag };
+        inputs.push(Input { root: store.url().to_owned(), path: info.path, format, compression, object });
+    }
+    tags.save(built)?;
+    Ok(inputs)
+}
+
+/// What the patterns name, each object as one piece, in the order of URLs.
+///
+/// # Errors
+/// `NotFound` for a pattern without a match; `Invalid` for a name that tells no format.
+pub fn pieces(patterns: &[String]) -> Result<Vec<Piece>> {
+    let pieces = match_all(patterns)?.into_iter().map(|(url, (store, info))| {
+        let (format, compression) = reader::detect(&url, None)?;
+        let root = store.url().to_owned();
+        Ok(Piece { root, path: info.path, format, compression, range: None, bytes: info.bytes })
+    });
+    pieces.collect()
+}
+
+fn match_all(patterns: &[String]) -> Result<BTreeMap<String, (Store, ObjectInfo)>> {
     let mut found = BTreeMap::new();
     for pattern in patterns {
         let (root, rest) = split_pattern(pattern);
@@ -52,16 +79,7 @@ pub(super) fn find(patterns: &[String], format: Option<&str>, built: &Store) -> 
             found.insert(store.url_of(&info.path), (store.clone(), info));
         }
     }
-    let mut tags = Tags::load(patterns, built)?;
-    let mut inputs = Vec::with_capacity(found.len());
-    for (url, (store, info)) in found {
-        let (format, compression) = reader::detect(&url, format)?;
-        let tag = tags.tag(&store, &info, &url)?;
-        let object = RawObject { url, bytes: info.bytes, tag };
-        inputs.push(Input { root: store.url().to_owned(), path: info.path, format, compression, object });
-    }
-    tags.save(built)?;
-    Ok(inputs)
+    Ok(found)
 }
 
 fn matching(store: &Store, rest: &str) -> Result<Vec<ObjectInfo>> {

@@ -120,7 +120,7 @@ impl<W: Write> ShardEncoder<W> {
 }
 
 /// A store's writer wraps its own error in an I/O error; this takes it out again.
-fn unwrap_store_error(error: std::io::Error) -> Error {
+pub(crate) fn unwrap_store_error(error: std::io::Error) -> Error {
     match error.downcast::<Error>() {
         Ok(inner) => inner,
         Err(error) => error.into(),
