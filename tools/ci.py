@@ -1,0 +1,111 @@
+"""What `.ci/run` runs: every stage even after one failed, with its time beside its budget."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import build
+import checks
+import environment
+import tests
+from place import CLONE, Failed, say
+
+TOTAL_BUDGET_S = 1800
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """A stage, with the seconds that it may take with a cold cache on two cores."""
+
+    name: str
+    budget_s: int
+    body: Callable[[], object]
+
+
+def _dev(*arguments: str) -> list[str]:
+    """Runs `./dev` as a user would; the lines it printed."""
+    command = [str(CLONE / "dev"), *arguments]
+    status, lines = tests.teed(command, environment.environment())
+    if status != 0:
+        raise Failed(f"`./dev {' '.join(arguments)}` ended with status {status}")
+    return lines
+
+
+class Runners:
+    """Runs the tests and keeps the summary lines of their runners."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def run(self, which: str) -> None:
+        """`rust` or `python`."""
+        command = [str(CLONE / "dev"), "test", which]
+        status, lines = tests.teed(command, environment.environment())
+        self.lines += [line for line in lines if _worth_repeating(line)]
+        if status != 0:
+            raise Failed(f"`./dev test {which}` ended with status {status}")
+
+
+def _worth_repeating(line: str) -> bool:
+    if found := tests.RUST_RESULT.match(line):
+        return any(int(count) for count in found.groups())
+    ours = line.startswith(("cargo test: ", "FAILED ", "ERROR ", "SKIPPED "))
+    return ours or (line.startswith("=") and tests.PYTEST_RESULT.match(line) is not None)
+
+
+def _quickstart() -> None:
+    with tempfile.TemporaryDirectory(prefix="eagleray-quickstart-") as folder:
+        _dev("quickstart", "--short", "--dir", str(Path(folder, "quickstart")))
+
+
+def stages(runners: Runners) -> list[Stage]:
+    """In the order in which they fail soonest."""
+    return [
+        Stage(name="environment", budget_s=180, body=environment.ensure),
+        Stage(name="format", budget_s=10, body=checks.formatted),
+        Stage(name="ruff", budget_s=10, body=checks.ruff),
+        Stage(name="clippy", budget_s=240, body=checks.clippy),
+        Stage(name="tidy", budget_s=20, body=checks.tidy),
+        Stage(name="licences", budget_s=180, body=checks.licences),
+        Stage(name="wheel", budget_s=300, body=build.install),
+        Stage(name="types", budget_s=60, body=checks.types),
+        Stage(name="rust tests", budget_s=300, body=lambda: runners.run("rust")),
+        Stage(name="python tests", budget_s=360, body=lambda: runners.run("python")),
+        Stage(name="quickstart", budget_s=140, body=_quickstart),
+    ]
+
+
+def run() -> None:
+    """Runs all stages; fails when one failed."""
+    runners = Runners()
+    rows: list[str] = []
+    failed: list[str] = []
+    began = time.monotonic()
+    for stage in stages(runners):
+        say(f"\n=== {stage.name} (budget {stage.budget_s} s)")
+        started = time.monotonic()
+        try:
+            stage.body()
+            outcome = "ok"
+        except (Failed, subprocess.SubprocessError, OSError) as error:
+            say(f"error: {error}")
+            outcome = "FAILED"
+        except Exception:
+            traceback.print_exc()
+            outcome = "FAILED"
+        taken = time.monotonic() - started
+        if outcome != "ok":
+            failed.append(stage.name)
+        over = "  over its budget" if taken > stage.budget_s else ""
+        rows.append(f"{stage.name:<14}{taken:>7.0f} s of {stage.budget_s:>4} s  {outcome}{over}")
+    total = time.monotonic() - began
+    rows.append(f"{'all':<14}{total:>7.0f} s of {TOTAL_BUDGET_S:>4} s")
+    print("\n".join(["", *rows, "", *runners.lines]), flush=True)
+    if failed:
+        raise Failed(f"failed: {', '.join(failed)}")

@@ -1,0 +1,83 @@
+"""Runs the tests, shows what the runners print as they print it, and repeats their summaries at the end."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import build
+from place import CLONE, Failed, say, shown
+
+RUST_RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored")
+PYTEST_RESULT = re.compile(r"^=*\s*((?:\d+ [a-z]+,? ?)+in [\d.]+s.*?)\s*=*$")
+
+
+def run(which: str, arguments: Sequence[str]) -> None:
+    """`all`, `rust` or `python`; fails when a test fails and when none ran."""
+    summaries: list[str] = []
+    failures: list[str] = []
+    for name, runner in (("rust", rust), ("python", python)):
+        if which in ("all", name):
+            try:
+                summaries.append(runner(arguments if which == name else ()))
+            except Failed as error:
+                failures.append(str(error))
+    for line in [*summaries, *failures]:
+        say(line)
+    if failures:
+        raise Failed("tests failed")
+
+
+def rust(arguments: Sequence[str]) -> str:
+    """All tests of the workspace, examples in documentation included."""
+    with build.owned_target():
+        command = ["cargo", "test", "--workspace", "--locked", "--no-fail-fast", *arguments]
+        status, lines = teed(command, build.cargo_environment())
+    counts = [tuple(map(int, found.groups())) for found in map(RUST_RESULT.match, lines) if found]
+    passed, failed, ignored = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0, 0)
+    summary = f"cargo test: {passed} passed; {failed} failed; {ignored} ignored; in {len(counts)} binaries"
+    return _judge(summary, status, passed)
+
+
+def python(arguments: Sequence[str]) -> str:
+    """pytest with real Ray and a real S3 server, against the installed wheel."""
+    interpreter = build.install()
+    command = [str(interpreter), "-m", "pytest", *arguments]
+    status, lines = teed(command, build.cargo_environment())
+    results = [found.group(1) for found in map(PYTEST_RESULT.match, lines) if found]
+    counted = re.search(r"(\d+) passed", results[-1]) if results else None
+    summary = f"pytest: {results[-1] if results else 'no summary'}"
+    return _judge(summary, status, int(counted.group(1)) if counted else 0)
+
+
+def _judge(summary: str, status: int, passed: int) -> str:
+    if status != 0:
+        raise Failed(f"{summary} (ended with status {status})")
+    if passed == 0:
+        raise Failed(f"{summary} (no test ran)")
+    return summary
+
+
+def teed(command: Sequence[str | Path], environment: Mapping[str, str]) -> tuple[int, list[str]]:
+    """Runs a command, passing its output on line by line; returns its status and the lines."""
+    say(f"$ {shown(command)}")
+    started = time.monotonic()
+    lines: list[str] = []
+    with subprocess.Popen(
+        [str(word) for word in command],
+        cwd=CLONE,
+        env=dict(environment),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            lines.append(line.rstrip("\n"))
+    say(f"({time.monotonic() - started:.0f} s)")
+    return process.returncode, lines

@@ -1,0 +1,73 @@
+use super::*;
+
+fn messages(path: &str, text: &str) -> Vec<String> {
+    check(path, text).into_iter().map(|finding| format!("{}: {}", finding.place, finding.message)).collect()
+}
+
+fn function(lines: usize) -> String {
+    format!(
+        "    pub(crate) async fn long<T>(\n        value: T,\n    ) {{\n{}    }}\n",
+        "        go();\n\n".repeat((lines - 4) / 2)
+    )
+}
+
+#[test]
+fn a_short_file_without_leftovers_is_fine() {
+    assert_eq!(messages("crates/a/src/lib.rs", "//! Text.\n\nfn main() {}\n"), Vec::<String>::new());
+}
+
+#[test]
+fn a_long_file_is_a_warning_and_a_very_long_one_an_error() {
+    assert_eq!(file_length("a.rs", &"\n".repeat(600)), None);
+    assert!(!file_length("a.rs", &"\n".repeat(601)).expect("is long").fatal);
+    assert!(file_length("a.rs", &"\n".repeat(1001)).expect("is very long").fatal);
+}
+
+#[test]
+fn a_function_above_the_limit_is_found_with_its_name_and_line() {
+    let text = format!("impl A {{\n{}}}\n", function(72));
+    let found = messages("src/a.rs", &text);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].starts_with("src/a.rs:2: `long` has 72 lines"), "{found:?}");
+    assert_eq!(messages("src/a.rs", &format!("impl A {{\n{}}}\n", function(70))), Vec::<String>::new());
+}
+
+#[test]
+fn a_reason_above_a_function_allows_its_length() {
+    let text = format!("impl A {{\n    // long: one row for each key\n    #[inline]\n{}}}\n", function(100));
+    assert_eq!(messages("src/a.rs", &text), Vec::<String>::new());
+}
+
+#[test]
+fn tests_may_hold_long_functions() {
+    assert_eq!(messages("src/a/tests.rs", &function(200)), Vec::<String>::new());
+    assert_eq!(
+        messages("src/a.rs", &format!("#[cfg(test)]\nmod tests {{\n{}}}\n", function(200))),
+        Vec::<String>::new()
+    );
+}
+
+#[test]
+fn a_declaration_has_no_length() {
+    let text = format!(
+        "trait A {{\n    fn a(&self) -> u8;\n    fn b(\n        &self,\n    ) -> u8;\n{}}}\n",
+        "\n".repeat(90)
+    );
+    assert_eq!(messages("src/a.rs", &text), Vec::<String>::new());
+}
+
+#[test]
+fn leftovers_are_found_as_words() {
+    for left in LEFTOVERS {
+        assert_eq!(leftovers("a.py", &format!("x = 1\n# {left} later\n")).len(), 1, "{left}");
+        assert_eq!(leftovers("a.py", &format!("# un{left}\n")), Vec::new(), "{left}");
+    }
+}
+
+#[test]
+fn a_path_of_one_machine_is_found_where_a_path_begins() {
+    for part in MACHINE_PATHS {
+        assert_eq!(machine_paths("a.md", &format!("see `{part}x`\n")).len(), 1, "{part}");
+        assert_eq!(machine_paths("a.md", &format!("see `<built>{part}x`\n")), Vec::new(), "{part}");
+    }
+}
