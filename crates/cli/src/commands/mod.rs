@@ -1,7 +1,13 @@
 //! One file a noun: its arguments and what it does.
 
 mod check;
+mod checkpoint;
+mod corpus;
 mod init;
+mod report;
+mod runs;
+mod tokenizer;
+mod tokens;
 mod train;
 
 use std::path::{Path, PathBuf};
@@ -18,8 +24,23 @@ pub(crate) enum Command {
     Init(init::Init),
     /// Check a run spec: every error with its line and a hint
     Check(check::Check),
+    /// Raw text out of files
+    #[command(subcommand)]
+    Corpus(corpus::Corpus),
+    /// Train a tokenizer
+    #[command(subcommand)]
+    Tokenizer(tokenizer::Tokenizer),
+    /// Token datasets: build, verify, list
+    #[command(subcommand)]
+    Tokens(tokens::Tokens),
     /// Train, or go on where the run stopped
     Train(train::Train),
+    /// Look at the checkpoints of a run
+    Checkpoint(checkpoint::Checkpoint),
+    /// Tell what happened in a run: losses, speed, and where the time went
+    Report(report::Report),
+    /// List the runs of a folder or bucket
+    Runs(runs::Runs),
 }
 
 impl Command {
@@ -27,7 +48,13 @@ impl Command {
         match self {
             Self::Init(command) => command.run(output),
             Self::Check(command) => command.run(output),
+            Self::Corpus(command) => command.run(output),
+            Self::Tokenizer(command) => command.run(output),
+            Self::Tokens(command) => command.run(output),
             Self::Train(command) => command.run(output),
+            Self::Checkpoint(command) => command.run(output),
+            Self::Report(command) => command.run(output),
+            Self::Runs(command) => command.run(output),
         }
     }
 }
