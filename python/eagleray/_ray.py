@@ -16,6 +16,7 @@ from typing import Any
 import ray
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 from ray.train.v2._internal.execution.failure_handling import FailureDecision
 from ray.train.v2._internal.execution.failure_handling.default import DefaultFailurePolicy
@@ -156,8 +157,12 @@ class KeeperCallback(ControllerCallback, WorkerGroupCallback):
 
 
 def reason_of(error: BaseException) -> str:
-    """One line that says why a worker group ended: our own error if there is one, else the lowest rank's."""
+    """One line that says why a worker group ended: our own error, else who died, else the lowest rank's error."""
     cause = cause_of(error)
+    failures = getattr(error, "worker_failures", {})
+    dead = [rank for rank, failure in sorted(failures.items()) if isinstance(failure, WorkerHealthCheckFailedError)]
+    if dead and not isinstance(cause, _core.EagleRayError):
+        return f"the worker of rank {', '.join(str(rank) for rank in dead)} died"
     line = next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
     return line.strip()[:300]
 

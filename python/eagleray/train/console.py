@@ -32,6 +32,7 @@ class Console:
         self._terminal = sys.stderr.isatty()
         self._line_open = False
         self._printed_at = float("-inf")
+        self._printed = ""
 
     def say(self, text: str) -> None:
         """One line about what goes on."""
@@ -49,8 +50,9 @@ class Console:
         if self._terminal:
             sys.stderr.write(f"\r\x1b[2K{line}")
             self._line_open = True
-        elif now - self._printed_at >= PLAIN_LINE_SECONDS:
+        elif now - self._printed_at >= PLAIN_LINE_SECONDS and line != self._printed:
             sys.stderr.write(f"{line}\n")
+            self._printed = line
         else:
             return
         self._printed_at = now

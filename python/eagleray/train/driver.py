@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -268,7 +268,9 @@ def _finish(keeper: Any, store_url: str, attempt: int, outcome: str, step: int, 
     import ray
 
     ray.get(keeper.finish.remote(now, outcome))
-    _core.finish(store_url, attempt, json.dumps({"outcome": outcome, "step": step}))
+    # A store that is full or gone must not hide what the attempt ended with.
+    with suppress(_core.EagleRayError):
+        _core.finish(store_url, attempt, json.dumps({"outcome": outcome, "step": step}))
 
 
 def _unwrapped(error: BaseException) -> BaseException:

@@ -207,8 +207,9 @@ class Keeper:
         self._settle(now)
         step = int(self._latest.get("step", 0))
         self._write([{"t": now, "kind": "attempt_end", "outcome": outcome, "step": step}])
-        self._ledger.flush()
-        self._ledger.close()
+        # The store may be what ended the attempt: then the last events are lost, and the cause is not.
+        with contextlib.suppress(_core.EagleRayError):
+            self._ledger.close()
         self._tensorboard.close()
 
     def _observe(self, rank: int, events: list[Event]) -> None:
