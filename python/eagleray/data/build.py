@@ -42,8 +42,8 @@ def build(
     """Builds what is missing and returns the URL of every source's dataset, training sources before validation.
 
     `workers` tasks run at once, as many as the cluster has CPUs by default; an embedded Ray is started where
-    none is connected. `progress` takes a line and whether it is the last of its source; by default lines go
-    to stderr.
+    none is connected. With `workers=0` they run in this process, one by one and without Ray. `progress` takes
+    a line and whether it is the last of its source; by default lines go to stderr.
     """
     resolved_json = json.dumps(resolved)
     show = progress or ProgressLine()
@@ -78,7 +78,8 @@ def _build_source(resolved: str, name: str, role: str, workers: int | None, show
 
 
 def _run(plan_json: str, plan: dict[str, Any], workers: int | None, show: Progress) -> str:
-    _connect(workers)
+    if workers != 0:
+        _connect(workers)
     meter = Meter(source=plan["source"], total_bytes=plan["total_bytes"], started=time.monotonic())
     stats = []
     for result in _run_tasks("map", plan["map"], workers, meter, show):
@@ -88,7 +89,7 @@ def _run(plan_json: str, plan: dict[str, Any], workers: int | None, show: Progre
     meter.shards = len(plan["reduce"])
     for _ in _run_tasks("reduce", plan["reduce"], workers, meter, show):
         meter.shards_done += 1
-    url = _core.finish_build(plan_json)
+    url = str(_core.finish_build(plan_json))
     show(meter.summary(), True)
     return url
 
@@ -97,31 +98,39 @@ def _run_tasks(
     step: str, tasks: Sequence[dict[str, Any]], workers: int | None, meter: Meter, show: Progress
 ) -> Iterator[str]:
     """Runs tasks in Ray's workers, as many at once as asked for; yields statistics in the order they end."""
+    if workers == 0:
+        for each in tasks:
+            yield _stats_of(run_step(step, json.dumps(each)))
+            show(meter.line(), False)
+        return
     import ray
 
     at_once = workers or max(int(ray.cluster_resources().get("CPU", 1)), 1)
     # A worker that dies takes its task with it: the task runs again, and finds what it had finished.
     remote = ray.remote(num_cpus=1, max_retries=-1)(run_step)
-    waiting = iter(tasks)
+    waiting = iter([json.dumps(task) for task in tasks])
     running: set[Any] = set()
     limit = at_once if workers else at_once * (1 + QUEUED_PER_WORKER)
     try:
         while True:
             while len(running) < limit and (task := next(waiting, None)) is not None:
-                running.add(remote.remote(step, json.dumps(task)))
+                running.add(remote.remote(step, task))
             if not running:
                 return
             done, _ = ray.wait(list(running), num_returns=1, timeout=TERMINAL_LINE_SECONDS)
             for reference in done:
                 running.discard(reference)
-                outcome = ray.get(reference)
-                if described := outcome.get("error"):
-                    raise restore(described)
-                yield outcome["stats"]
+                yield _stats_of(ray.get(reference))
             show(meter.line(), False)
     finally:
         for reference in running:
             ray.cancel(reference, force=True)
+
+
+def _stats_of(outcome: Mapping[str, Any]) -> str:
+    if described := outcome.get("error"):
+        raise restore(described)
+    return str(outcome["stats"])
 
 
 def _connect(workers: int | None) -> None:
@@ -240,7 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parses the command line, builds, prints the datasets, and returns the exit code."""
     parser = argparse.ArgumentParser(prog="eagleray tokens build", description=__doc__)
     parser.add_argument("--resolved", required=True, type=Path, help="the resolved spec, as JSON")
-    parser.add_argument("--workers", type=int, help="tasks at once; default: one a CPU of the cluster")
+    parser.add_argument("--workers", type=int, help="tasks at once; default: one a CPU of the cluster; 0: no Ray")
     parser.add_argument("--quiet", action="store_true", help="say nothing but results and errors")
     parser.add_argument("--format", choices=("text", "json"), default="text")
     parser.add_argument("--verbose", action="store_true", help="tracebacks")

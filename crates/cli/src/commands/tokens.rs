@@ -38,8 +38,8 @@ impl Tokens {
 pub(crate) struct Build {
     #[command(flatten)]
     spec: SpecArgs,
-    /// Tasks at once; one a CPU of the cluster by default
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    /// Tasks at once; one a CPU of the cluster by default; 0 runs them in one process without Ray
+    #[arg(long)]
     workers: Option<u32>,
 }
 

@@ -53,17 +53,27 @@ pub(super) fn find(patterns: &[String], format: Option<&str>, built: &Store) -> 
     Ok(inputs)
 }
 
-/// What the patterns name, each object as one piece, in the order of URLs.
+/// What the patterns name, each object as one piece, in the order of URLs; a folder is all objects in it.
 ///
 /// # Errors
 /// `NotFound` for a pattern without a match; `Invalid` for a name that tells no format.
 pub fn pieces(patterns: &[String]) -> Result<Vec<Piece>> {
-    let pieces = match_all(patterns)?.into_iter().map(|(url, (store, info))| {
+    let pieces = match_all(&within_folders(patterns)?)?.into_iter().map(|(url, (store, info))| {
         let (format, compression) = reader::detect(&url, None)?;
         let root = store.url().to_owned();
         Ok(Piece { root, path: info.path, format, compression, range: None, bytes: info.bytes })
     });
     pieces.collect()
+}
+
+fn within_folders(patterns: &[String]) -> Result<Vec<String>> {
+    let opened = patterns.iter().map(|pattern| {
+        let (root, rest) = split_pattern(pattern);
+        let store = Store::open(&root)?;
+        let folder = !has_wildcard(&rest) && store.head(&rest)?.is_none() && !store.list(&rest)?.is_empty();
+        Ok(if folder { format!("{}/**", pattern.trim_end_matches('/')) } else { pattern.clone() })
+    });
+    opened.collect()
 }
 
 fn match_all(patterns: &[String]) -> Result<BTreeMap<String, (Store, ObjectInfo)>> {
