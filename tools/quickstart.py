@@ -118,7 +118,7 @@ def _summary(folder: Path, report: dict[str, Any]) -> None:
 
 def _unigram_entropy(built: Path) -> float:
     """In nats, of the largest dataset; counted by the environment's Python, which has numpy."""
-    command = [str(environment.PYTHON), str(CLONE / "benches" / "unigram.py"), str(built)]
+    command = [str(environment.PYTHON), str(CLONE / "tools" / "unigram.py"), str(built)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         run(command)

@@ -17,7 +17,7 @@ const LEFTOVERS: [&str; 5] = [
     concat!("todo", "!("),
 ];
 const MACHINE_PATHS: [&str; 4] =
-    [concat!("/ro", "ot/"), concat!("/tmp", "/er"), concat!("/wo", "rk/"), concat!("/ho", "me/")];
+    [concat!("/ro", "ot/"), concat!("/tmp", "/er"), concat!("/work", "/main"), concat!("/work", "/shared")];
 
 pub(super) fn check(path: &str, text: &str) -> Vec<Finding> {
     let mut findings = machine_paths(path, text);
