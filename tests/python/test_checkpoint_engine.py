@@ -104,7 +104,7 @@ def _load(rank: int, world: int, store: str, kind: str, expected: str) -> None:
     from eagleray.train.state import load_state, save_state
 
     built, optimizer = _build(kind, 2, 0)
-    commit = json.loads(_core.newest(store))
+    commit = json.loads(_core.newest(store) or "{}")
     assert commit["position"] == 80
     place = _place(store, rank, world)
     load_state(built.model, optimizer, lambda state: engine.load(place, commit["dir"], state))

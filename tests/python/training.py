@@ -230,7 +230,8 @@ class Run:
         """The largest relative difference to another run's loss at the same step; below 1e-5 is five digits."""
         mine, theirs = self.history(), other.history()
         assert mine.keys() == theirs.keys()
-        return max(abs(float(event["loss"]) / theirs[step]["loss"] - 1) for step, event in mine.items())
+        drift: float = max(abs(event["loss"] / theirs[step]["loss"] - 1) for step, event in mine.items())
+        return drift
 
     def commits(self) -> list[int]:
         """Steps with a committed checkpoint."""
