@@ -22,14 +22,14 @@ MARGIN_NATS = 0.5
 class Size:
     """How much text and how many steps."""
 
-    text_bytes: int
+    text: str
     overrides: tuple[str, ...]
 
 
-FULL = Size(text_bytes=48_000_000, overrides=())
+FULL = Size(text="48MB", overrides=())
 # For CI: two minutes instead of ten, the same commands.
 SHORT = Size(
-    text_bytes=12_000_000,
+    text="12MB",
     overrides=(
         "train.steps=120",
         "train.schedule.cosine.warmup_steps=10",
@@ -88,9 +88,9 @@ def _commands(steps: Steps, text: Path, size: Size) -> None:
     changes = [word for override in size.overrides for word in ("--set", override)]
     suffixes = "--suffix=.py,.yml,.yaml,.md,.rst"
     steps.run("eagleray", "init", ".", "--name", "quickstart")
-    limit = f"--max-bytes={size.text_bytes}"
+    limit = f"--max-bytes={size.text}"
     steps.run("eagleray", "corpus", "collect", text, "-o", "corpus", suffixes, "--holdout=0.01", limit)
-    train_files = ["corpus/train", "-o", "tokenizer.json", "--vocab-size=8192"]
+    train_files = ["corpus/train/*.jsonl.zst", "-o", "tokenizer.json", "--vocab-size=8192"]
     steps.run("eagleray", "tokenizer", "train", *train_files)
     steps.run("eagleray", "check", "run.yaml", *changes)
     steps.run("eagleray", "tokens", "build", "run.yaml", *changes)
