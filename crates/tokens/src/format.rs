@@ -124,8 +124,8 @@ impl<'a> Cursor<'a> {
     }
 
     pub(crate) fn u64(&mut self, what: &str) -> Result<u64> {
-        let low = u64::from(self.u32(what)?);
-        Ok(low | u64::from(self.u32(what)?) << 32)
+        let bytes = self.take(8, what)?;
+        Ok(u64::from_le_bytes(bytes.try_into().unwrap_or_default()))
     }
 }
 
