@@ -45,6 +45,8 @@ pub(super) struct KeyEntry {
 #[derive(Serialize)]
 struct KeyParts<'a> {
     build_version: u32,
+    /// How work is cut into tasks and shards: a half-finished build is taken up only by its like.
+    layout: [u64; 5],
     tokenizer: Digest,
     eod_id: u32,
     shuffle_key: &'a str,
@@ -191,6 +193,7 @@ fn build_key(
 ) -> Result<Digest> {
     let parts = KeyParts {
         build_version: BUILD_VERSION,
+        layout: [MAP_BYTES, MAP_PIECES_MAX as u64, SHARD_BYTES, SHARDS_MAX, COMPRESSION_RATIO],
         tokenizer: definition.hash(),
         eod_id,
         shuffle_key: &data.shuffle_key,
