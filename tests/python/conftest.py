@@ -50,9 +50,11 @@ def new_run(corpus: Corpus, tmp_path: Path) -> Iterator[Callable[..., Run]]:
 def undisturbed(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     """A run of two workers that nobody touched: what every other run must equal."""
     run = make_run(corpus, tmp_path_factory.mktemp("undisturbed"), steps=SURVIVAL_STEPS)
-    run.finish()
-    yield run
-    run.end()
+    try:
+        run.finish()
+        yield run
+    finally:
+        run.end()
 
 
 # Long enough that a test can strike in the middle of it, on a machine that starts Ray in ten seconds.

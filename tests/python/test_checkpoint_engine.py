@@ -76,7 +76,7 @@ def _place(store: str, rank: int, world: int, attempt: int = 1) -> Any:
 def _claim(store: str) -> None:
     from eagleray import _core
 
-    _core.claim(store, json.dumps({"host": "test"}))
+    _core.claim(store, json.dumps({"host": "test", "pid": os.getpid()}))
 
 
 def _save(rank: int, world: int, store: str, kind: str, expected: str) -> None:

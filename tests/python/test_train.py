@@ -13,7 +13,7 @@ import pytest
 from conftest import SURVIVAL_STEPS
 from training import BATCH, SEQUENCE, Corpus, Run
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 STEPS = 60
 
 

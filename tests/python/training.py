@@ -21,7 +21,7 @@ PYTHON = Path(__file__).resolve().parents[2] / "python"
 SEQUENCE = 32
 BATCH = 8
 # Only a hang is as slow as this; every wait below is for a condition.
-PATIENCE_SECONDS = 180.0
+PATIENCE_SECONDS = 400.0
 
 WORDS = "the ray glides over warm sand and hides from the shark in a cloud of silt while small fish pick at its gills"
 

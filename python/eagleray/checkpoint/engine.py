@@ -11,7 +11,8 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -173,7 +174,8 @@ def write(place: Place, state: State, commit: Mapping[str, Any]) -> tuple[str, i
     store = _core.Store(f"{place.store_url.rstrip('/')}/{directory}")
     writer = StoreWriter(store)
     try:
-        dcp_save(state, storage_writer=writer, process_group=place.group, no_dist=place.group is None)
+        with _alone(place):
+            dcp_save(state, storage_writer=writer, process_group=place.group, no_dist=place.group is None)
     except CheckpointException as error:
         raise _cause(error) from error
     _agree(place, lambda: _write_segment(place, directory, writer))
@@ -199,9 +201,19 @@ def load(place: Place, directory: str, state: State) -> None:
     _agree(place, lambda: _core.verify(place.store_url, directory, (place.rank, place.world)))
     store = _core.Store(f"{place.store_url.rstrip('/')}/{directory}")
     try:
-        dcp_load(state, storage_reader=StoreReader(store), process_group=place.group, no_dist=place.group is None)
+        with _alone(place):
+            dcp_load(state, storage_reader=StoreReader(store), process_group=place.group, no_dist=place.group is None)
     except CheckpointException as error:
         raise _cause(error) from error
+
+
+@contextlib.contextmanager
+def _alone(place: Place) -> Iterator[None]:
+    """A single process is a world too: DCP's warning that it is one says nothing."""
+    with warnings.catch_warnings():
+        if place.group is None:
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
 
 
 def _first(place: Place) -> bool:
