@@ -18,8 +18,8 @@ fn claim_attempt(py: Python<'_>, store_url: &str, info: &str) -> PyResult<String
     py.detach(|| {
         let store = Store::open(store_url)?;
         let claimant: Claimant = parse(info, "the claimant")?;
-        let newest = eagleray_checkpoint::newest(&store)?;
-        render(&claim::claim(&store, &claimant, newest.as_ref().map(|commit| commit.dir.as_str()))?)
+        let resumed_from = || Ok(eagleray_checkpoint::newest(&store)?.map(|commit| commit.dir));
+        render(&claim::claim(&store, &claimant, resumed_from)?)
     })
     .map_err(to_py)
 }

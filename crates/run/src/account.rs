@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use eagleray_base::{Digest, Result};
+use eagleray_base::{Digest, Error, Result};
 use eagleray_store::Store;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -85,25 +85,37 @@ pub struct Account {
 pub fn of_store(store: &Store) -> Result<Account> {
     let claims = claim::all(store)?;
     let ends = claims.iter().map(|claim| claim::end_of(store, claim.attempt)).collect::<Result<Vec<_>>>()?;
-    let resolved = match store.head(paths::RESOLVED)? {
-        Some(_) => serde_json::from_slice(&store.get(paths::RESOLVED)?).unwrap_or(Value::Null),
-        None => Value::Null,
-    };
+    let resolved = resolved(store)?;
     let mut account = of_events(&read_ledger(store)?, &claims, &ends, &resolved);
     store.url().clone_into(&mut account.store);
     account.state = state_of(store, claims.last(), ends.last().and_then(Option::as_ref))?;
-    if account.name.is_empty() {
-        store.url().rsplit('/').next().unwrap_or_default().clone_into(&mut account.name);
-    }
+    account.name = name_of(store, &resolved);
     Ok(account)
 }
 
-/// The account of events, claims and ends. Pure; `state` and `store` are the caller's to fill in.
+/// The resolved spec of a run, or null where there is none.
+///
+/// # Errors
+/// As the store; `Corrupt` where it is not JSON.
+pub(crate) fn resolved(store: &Store) -> Result<Value> {
+    if store.head(paths::RESOLVED)?.is_none() {
+        return Ok(Value::Null);
+    }
+    let damaged = |error| Error::corrupt(format!("`{}` is not JSON: {error}", store.url_of(paths::RESOLVED)));
+    serde_json::from_slice(&store.get(paths::RESOLVED)?).map_err(damaged)
+}
+
+/// The run's name, else that of its folder.
+pub(crate) fn name_of(store: &Store, resolved: &Value) -> String {
+    let folder = || store.url().rsplit('/').next().unwrap_or_default();
+    resolved["spec"]["name"].as_str().unwrap_or_else(folder).to_owned()
+}
+
+/// The account of events, claims and ends. Pure; `name`, `state` and `store` are the caller's to fill in.
 pub fn of_events(events: &[Event], claims: &[Claim], ends: &[Option<End>], resolved: &Value) -> Account {
     let timeline = Timeline::of(events);
-    let steps = effective_steps(events);
+    let History { steps, validations } = History::of(events, claims);
     let mut account = Account {
-        name: resolved["spec"]["name"].as_str().unwrap_or_default().to_owned(),
         steps_planned: resolved["spec"]["train"]["steps"].as_u64().unwrap_or(0),
         spec_hash: resolved["spec_hash"].as_str().map(str::to_owned),
         shares: timeline.shares(),
@@ -120,16 +132,62 @@ pub fn of_events(events: &[Event], claims: &[Claim], ends: &[Option<End>], resol
     account.goodput = account.shares.get("compute").copied().unwrap_or(0.0);
     account.bands = timeline.bands;
     add_steps(&mut account, &steps);
-    add_validation(&mut account, events);
+    account.steps = account.steps.max(claims.last().map_or(0, resumed_step));
+    add_validation(&mut account, &validations, resolved);
     account.attempts =
         claims.iter().zip(ends).map(|(claim, end)| attempt_row(claim, end.as_ref(), events)).collect();
     account
 }
 
-/// Of each step, what rank 0 last said of it: work that was lost and done again counts once.
-fn effective_steps(events: &[Event]) -> BTreeMap<u64, &Event> {
-    let said = events.iter().filter(|event| event.kind == "step" && event.rank.unwrap_or(0) == 0);
-    said.filter_map(|event| Some((event.step?, event))).collect()
+/// What counts of a run: work that was lost and done again counts once, and work that was lost and has not
+/// been done again yet does not count.
+#[derive(Default)]
+struct History<'a> {
+    /// What rank 0 said of each step.
+    steps: BTreeMap<u64, &'a Event>,
+    /// The last measurement of each held-out dataset at each step.
+    validations: BTreeMap<u64, BTreeMap<&'a str, f64>>,
+}
+
+impl<'a> History<'a> {
+    fn of(events: &'a [Event], claims: &[Claim]) -> Self {
+        let mut history = Self::default();
+        let mut claims = claims.iter().peekable();
+        let mut generation = None;
+        for event in events {
+            while let Some(claim) = claims.next_if(|claim| claim.attempt <= event.attempt) {
+                history.forget_after(resumed_step(claim));
+            }
+            let Some(step) = event.step else { continue };
+            if event.kind == "step" && event.rank.unwrap_or(0) == 0 {
+                let own = Some((event.attempt, event.generation));
+                if generation != own {
+                    generation = own;
+                    history.forget_after(step.saturating_sub(1));
+                }
+                history.steps.insert(step, event);
+            } else if let ("validation", Some(loss)) = (event.kind.as_str(), event.number("loss")) {
+                let name = event.text("name").unwrap_or("validation");
+                history.validations.entry(step).or_default().insert(name, loss);
+            }
+        }
+        for claim in claims {
+            history.forget_after(resumed_step(claim));
+        }
+        history
+    }
+
+    fn forget_after(&mut self, step: u64) {
+        self.steps.split_off(&(step + 1));
+        self.validations.split_off(&(step + 1));
+    }
+}
+
+/// The steps done when an attempt began, out of the name of the folder that it resumed from.
+pub(crate) fn resumed_step(claim: &Claim) -> u64 {
+    let folder = claim.resumed_from.as_deref().unwrap_or_default();
+    let step = folder.split('/').find_map(|part| part.strip_prefix("step-"));
+    step.and_then(|step| step.parse().ok()).unwrap_or(0)
 }
 
 fn add_steps(account: &mut Account, steps: &BTreeMap<u64, &Event>) {
@@ -154,18 +212,19 @@ fn add_steps(account: &mut Account, steps: &BTreeMap<u64, &Event>) {
     }
 }
 
-fn add_validation(account: &mut Account, events: &[Event]) {
-    let mut by_name: BTreeMap<String, BTreeMap<u64, f64>> = BTreeMap::new();
-    for event in events.iter().filter(|event| event.kind == "validation") {
-        let (Some(step), Some(loss)) = (event.step, event.number("loss")) else { continue };
-        by_name.entry(event.text("name").unwrap_or("validation").to_owned()).or_default().insert(step, loss);
+/// The curves by name; the first of the spec comes first.
+fn add_validation(account: &mut Account, validations: &BTreeMap<u64, BTreeMap<&str, f64>>, resolved: &Value) {
+    for (&step, losses) in validations {
+        for (&name, &loss) in losses {
+            let curve = account.validation_by_name.entry(name.to_owned()).or_default();
+            curve.steps.push(step);
+            curve.loss.push(loss);
+        }
     }
-    for (name, losses) in by_name {
-        let curve =
-            Curve { steps: losses.keys().copied().collect(), loss: losses.values().copied().collect() };
-        account.validation_by_name.insert(name, curve);
-    }
-    account.validation = account.validation_by_name.values().next().cloned().unwrap_or_default();
+    let named = resolved["spec"]["data"]["validation"].as_object();
+    let first = named.and_then(|named| named.keys().find_map(|name| account.validation_by_name.get(name)));
+    let first = first.or_else(|| account.validation_by_name.values().next());
+    account.validation = first.cloned().unwrap_or_default();
 }
 
 /// Shares of the time that steps took, over all ranks and all attempts.
@@ -192,10 +251,7 @@ fn digests(steps: &BTreeMap<u64, &Event>) -> Value {
     let sequence = |name: &str| {
         let lines: Vec<String> =
             steps.iter().map(|(step, event)| format!("{step} {}", digest(event, name))).collect();
-        let text = lines.join(
-            "
-",
-        );
+        let text = lines.join("\n");
         Digest::of(text.as_bytes()).to_string()
     };
     let at = |entry: Option<(&u64, &&Event)>| {

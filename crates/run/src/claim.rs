@@ -5,6 +5,7 @@
 //! the age of the last thing it wrote. A newcomer that was told to, or that finds no life, takes over; the
 //! older driver finds the newer claim at its next write and stops, and readers ignore what it wrote after.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use eagleray_base::{Error, Result};
@@ -49,6 +50,9 @@ pub struct Claim {
     pub claimed_us: u64,
     /// When the claimant's process began, in its system's clock ticks since boot; tells a reused process id.
     pub pid_started: Option<u64>,
+    /// The claimant's system since it was booted; tells two hosts of one name apart.
+    #[serde(default)]
+    pub boot_id: Option<String>,
     /// The folder of the commit it goes on from.
     pub resumed_from: Option<String>,
     /// Who claimed.
@@ -76,11 +80,16 @@ impl Claimant {
     }
 }
 
-/// Claims the next attempt of a run, which goes on from the commit in `resumed_from`.
+/// Claims the next attempt of a run, which goes on from the commit in the folder that `resumed_from` names.
+/// It is asked right before each try: while one waits for a driver to fall silent, that driver may commit.
 ///
 /// # Errors
-/// `Conflict` where another driver is alive, or claimed at the same moment and is.
-pub fn claim(store: &Store, claimant: &Claimant, resumed_from: Option<&str>) -> Result<Claim> {
+/// `Conflict` where another driver is alive, or claimed at the same moment and is; as `resumed_from`.
+pub fn claim(
+    store: &Store,
+    claimant: &Claimant,
+    resumed_from: impl Fn() -> Result<Option<String>>,
+) -> Result<Claim> {
     loop {
         let newest = newest(store)?;
         if let Some(newest) = newest.as_ref().filter(|_| !claimant.take_over) {
@@ -90,15 +99,17 @@ pub fn claim(store: &Store, claimant: &Claimant, resumed_from: Option<&str>) -> 
             format: FORMAT.to_owned(),
             format_version: VERSION,
             attempt: newest.map_or(1, |newest| newest.attempt + 1),
-            claimed_us: now_us(),
+            claimed_us: unique_now_us(),
             pid_started: process_started(claimant.pid),
-            resumed_from: resumed_from.map(str::to_owned),
+            boot_id: boot_id(),
+            resumed_from: resumed_from()?,
             claimant: claimant.clone(),
         };
         let json = serde_json::to_vec_pretty(&claim)
             .map_err(|error| Error::internal(format!("a claim: {error}")))?;
-        // Whoever loses the race looks at the winner.
-        if store.put_if_absent(&paths::claim(claim.attempt), json)? {
+        // Whoever loses the race looks at the winner; a put whose answer was lost finds its own claim.
+        let path = paths::claim(claim.attempt);
+        if store.put_if_absent(&path, json.clone())? || store.get(&path)? == json {
             return Ok(claim);
         }
     }
@@ -152,13 +163,18 @@ pub fn is_alive(store: &Store, claim: &Claim, host: &str) -> Result<bool> {
     if end_of(store, claim.attempt)?.is_some() {
         return Ok(false);
     }
-    if claim.claimant.host == host {
+    if is_here(claim, host) {
         let started = process_started(claim.claimant.pid);
         return Ok(started.is_some() && (claim.pid_started.is_none() || started == claim.pid_started));
     }
     let written = store.list(&paths::ledger(claim.attempt))?.iter().map(|object| object.modified_us).max();
     let last_sign = written.unwrap_or(0).max(claim.claimed_us);
     Ok(now_us().saturating_sub(last_sign) < SIGN_OF_LIFE_MAX.as_micros() as u64)
+}
+
+/// Whether a claim was made on this system, whose host has that name.
+fn is_here(claim: &Claim, host: &str) -> bool {
+    claim.claimant.host == host && (claim.boot_id.is_none() || claim.boot_id == boot_id())
 }
 
 fn newest(store: &Store) -> Result<Option<Claim>> {
@@ -194,8 +210,7 @@ fn require_silence(store: &Store, newest: &Claim, claimant: &Claimant) -> Result
     let began = now_us();
     while is_alive(store, newest, &claimant.host)? {
         let waited = now_us().saturating_sub(began);
-        let elsewhere = newest.claimant.host != claimant.host;
-        if !elsewhere || waited > PATIENCE.as_micros() as u64 {
+        if is_here(newest, &claimant.host) || waited > PATIENCE.as_micros() as u64 {
             let Claimant { host, pid, .. } = &newest.claimant;
             let message = format!(
                 "run `{}` is driven by attempt {} (host {host}, process {pid}), which is alive",
@@ -213,6 +228,20 @@ fn require_silence(store: &Store, newest: &Claim, claimant: &Claimant) -> Result
 
 fn now_us() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_micros() as u64)
+}
+
+/// The time, never twice the same within this process: two claims differ even where all else is equal.
+fn unique_now_us() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let now = now_us();
+    let before = LAST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(now.max(last + 1)));
+    before.map_or(now, |last| now.max(last + 1))
+}
+
+/// This system since it was booted.
+fn boot_id() -> Option<String> {
+    let id = Store::open("/proc/sys/kernel/random").ok()?.get("boot_id").ok()?;
+    Some(String::from_utf8_lossy(&id).trim().to_owned())
 }
 
 /// When a process began, in clock ticks since boot; `None` where there is no such process. A zombie counts

@@ -1,12 +1,17 @@
 //! Writing and reading events: lines of JSON, one object per flush and writer, since S3 cannot append.
 
 use eagleray_base::{Error, Result};
-use eagleray_store::Store;
+use eagleray_store::{ObjectInfo, Store};
 use serde_json::Value;
 
 use crate::claim;
 use crate::event::Event;
 use crate::paths;
+
+/// A day of flushes is tens of thousands of objects: from S3 they are read by this many threads.
+const READERS_MAX: usize = 32;
+/// Fewer objects than this are not worth a thread.
+const READER_OBJECTS_MIN: usize = 8;
 
 /// The events of one writer of an attempt. Each flush is one object; nothing is ever changed.
 pub struct Ledger {
@@ -55,7 +60,9 @@ impl Ledger {
     pub fn flush(&mut self) -> Result<()> {
         while !self.lines.is_empty() {
             let path = paths::ledger_object(self.attempt, &self.writer, self.next);
-            let written = self.store.put_if_absent(&path, self.lines.clone())?;
+            // A put whose answer was lost finds its own object there when it is tried again.
+            let written = self.store.put_if_absent(&path, self.lines.clone())?
+                || self.store.get(&path)? == self.lines.as_bytes();
             self.next += 1;
             if written {
                 self.lines.clear();
@@ -71,28 +78,58 @@ impl Ledger {
 /// As the store; `Corrupt` naming object and line.
 pub fn read_ledger(store: &Store) -> Result<Vec<Event>> {
     let claims = claim::all(store)?;
+    let objects = store.list(paths::LEDGER)?;
     let mut events = Vec::new();
-    for object in store.list(paths::LEDGER)? {
-        let Some((attempt, ..)) = paths::parts_of_ledger_object(&object.path) else { continue };
+    for (attempt, read) in read_objects(store, &objects) {
         let superseded =
             claims.iter().filter(|claim| claim.attempt > attempt).map(|claim| claim.claimed_us).min();
         let until = superseded.map_or(f64::INFINITY, |us| us as f64 / 1e6);
-        let bytes = store.get(&object.path)?;
-        let text = String::from_utf8_lossy(&bytes);
-        for (number, line) in text.lines().enumerate() {
-            let mut event: Event = serde_json::from_str(line).map_err(|error| {
-                Error::corrupt(format!(
-                    "`{}` line {}: not an event: {error}",
-                    store.url_of(&object.path),
-                    number + 1
-                ))
-            })?;
-            event.attempt = attempt;
-            if event.t <= until {
-                events.push(event);
-            }
-        }
+        events.extend(read?.into_iter().filter(|event| event.t <= until));
     }
     events.sort_by(|a, b| a.attempt.cmp(&b.attempt).then(a.t.total_cmp(&b.t)));
     Ok(events)
+}
+
+/// The events of one object.
+///
+/// # Errors
+/// As the store; `Corrupt` naming object and line.
+pub(crate) fn read_object(store: &Store, path: &str, attempt: u32) -> Result<Vec<Event>> {
+    let bytes = store.get(path)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let mut events = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        let mut event: Event = serde_json::from_str(line).map_err(|error| {
+            Error::corrupt(format!("`{}` line {}: not an event: {error}", store.url_of(path), number + 1))
+        })?;
+        event.attempt = attempt;
+        events.push(event);
+    }
+    Ok(events)
+}
+
+/// Every ledger object with its attempt, in the order of `objects`; many are read at once.
+fn read_objects(store: &Store, objects: &[ObjectInfo]) -> Vec<(u32, Result<Vec<Event>>)> {
+    let wanted: Vec<(u32, &str)> = objects
+        .iter()
+        .filter_map(|object| {
+            paths::parts_of_ledger_object(&object.path).map(|parts| (parts.0, object.path.as_str()))
+        })
+        .collect();
+    let read = |&(attempt, path): &(u32, &str)| (attempt, read_object(store, path, attempt));
+    let share = wanted.len().div_ceil(READERS_MAX).max(READER_OBJECTS_MIN);
+    if wanted.len() <= share {
+        return wanted.iter().map(read).collect();
+    }
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = wanted
+            .chunks(share)
+            .map(|share| scope.spawn(move || share.iter().map(read).collect::<Vec<_>>()))
+            .collect();
+        let joined = readers.into_iter().map(|reader| match reader.join() {
+            Ok(events) => events,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        joined.flatten().collect()
+    })
 }

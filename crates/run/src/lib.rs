@@ -13,7 +13,7 @@
 //! use eagleray_store::Store;
 //!
 //! let store = Store::open("memory://run-guide")?;
-//! let attempt = claim::claim(&store, &Claimant::of_this_process("laptop"), None)?.attempt;
+//! let attempt = claim::claim(&store, &Claimant::of_this_process("laptop"), || Ok(None))?.attempt;
 //! let mut ledger = Ledger::open(&store, attempt, "driver")?;
 //! ledger.append(r#"{"t":1.0,"kind":"attempt_start","attempt":1,"writer":"driver"}"#)?;
 //! ledger.flush()?;

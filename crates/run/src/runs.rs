@@ -7,7 +7,11 @@ use eagleray_store::Store;
 use serde::Serialize;
 
 use crate::claim::{self, Claim, End};
+use crate::ledger::read_object;
 use crate::{account, paths};
+
+/// Flushes that may pass without a step before a listing looks no further.
+const OBJECTS_MAX: usize = 64;
 
 /// What has become of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -57,7 +61,7 @@ pub struct Summary {
     pub steps_planned: u64,
     /// Drivers' lives.
     pub attempts: usize,
-    /// Seconds since its last event.
+    /// Seconds since it last wrote.
     pub age_seconds: f64,
 }
 
@@ -94,22 +98,39 @@ pub fn find(store: &Store) -> Result<Vec<Store>> {
     Ok(found)
 }
 
-/// The summary of a run.
+/// The summary of a run; of its ledger only the end is read.
 ///
 /// # Errors
-/// As the store.
+/// As the store; `Corrupt` naming what cannot be read.
 pub fn summary(store: &Store) -> Result<Summary> {
-    let account = account::of_store(store)?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |age| age.as_secs_f64());
+    let claims = claim::all(store)?;
+    let newest = claims.last();
+    let end = newest.map(|claim| claim::end_of(store, claim.attempt)).transpose()?.flatten();
+    let resolved = account::resolved(store)?;
+    let written = store.list(paths::LEDGER)?.iter().map(|object| object.modified_us).max();
+    let last_us = [written, newest.map(|claim| claim.claimed_us), end.as_ref().map(|end| end.ended_us)];
+    let now_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_micros() as u64);
     Ok(Summary {
         store: store.url().to_owned(),
-        name: account.name,
-        state: account.state,
-        steps: account.steps,
-        steps_planned: account.steps_planned,
-        attempts: account.attempts.len(),
-        age_seconds: (now - account.ended).max(0.0),
+        name: account::name_of(store, &resolved),
+        state: state_of(store, newest, end.as_ref())?,
+        steps: newest.map_or(Ok(0), |claim| steps_of(store, claim))?,
+        steps_planned: resolved["spec"]["train"]["steps"].as_u64().unwrap_or(0),
+        attempts: claims.len(),
+        age_seconds: now_us.saturating_sub(last_us.into_iter().flatten().max().unwrap_or(0)) as f64 / 1e6,
     })
+}
+
+/// The last step that an attempt speaks of, else that it resumed from. Its newest objects are read first.
+fn steps_of(store: &Store, claim: &Claim) -> Result<u64> {
+    for object in store.list(&paths::ledger(claim.attempt))?.iter().rev().take(OBJECTS_MAX) {
+        let events = read_object(store, &object.path, claim.attempt)?;
+        let last = events.iter().filter(|event| event.kind == "step").filter_map(|event| event.step).max();
+        if let Some(step) = last {
+            return Ok(step);
+        }
+    }
+    Ok(account::resumed_step(claim))
 }
 
 /// What has become of a run whose newest attempt and its end are these.

@@ -24,18 +24,16 @@ fn elsewhere(pid: u32) -> Claimant {
 fn a_second_driver_on_the_host_of_a_live_one_is_refused_and_told_why() {
     let store = store("second");
     let me = Claimant::of_this_process("here");
-    assert_eq!(claim::claim(&store, &me, None).unwrap().attempt, 1);
-    let error = claim::claim(&store, &me, None).unwrap_err();
+    assert_eq!(claim::claim(&store, &me, || Ok(None)).unwrap().attempt, 1);
+    let error = claim::claim(&store, &me, || Ok(None)).unwrap_err();
     assert_eq!(error.kind(), Kind::Conflict);
     assert!(
         error.message().contains("attempt 1 (host here") && error.hint().unwrap().contains("--take-over"),
         "{error}"
     );
-    let taken = claim::claim(
-        &store,
-        &Claimant { take_over: true, ..me },
-        Some("checkpoints/step-000000010/0001-0001"),
-    )
+    let taken = claim::claim(&store, &Claimant { take_over: true, ..me }, || {
+        Ok(Some("checkpoints/step-000000010/0001-0001".to_owned()))
+    })
     .unwrap();
     assert_eq!(
         (taken.attempt, is_current(&store, 1).unwrap(), is_current(&store, 2).unwrap()),
@@ -48,29 +46,29 @@ fn a_driver_that_ended_or_whose_process_is_gone_is_replaced() {
     let store = store("gone");
     // No process has this number: Linux gives none above 2^22.
     let gone = Claimant { pid: 1 << 30, ..Claimant::of_this_process("here") };
-    claim::claim(&store, &gone, None).unwrap();
+    claim::claim(&store, &gone, || Ok(None)).unwrap();
     let me = Claimant::of_this_process("here");
-    assert_eq!(claim::claim(&store, &me, None).unwrap().attempt, 2);
+    assert_eq!(claim::claim(&store, &me, || Ok(None)).unwrap().attempt, 2);
     claim::finish(&store, 2, &End { outcome: "stopped".into(), step: 5, ended_us: 0 }).unwrap();
-    assert_eq!(claim::claim(&store, &me, None).unwrap().attempt, 3);
+    assert_eq!(claim::claim(&store, &me, || Ok(None)).unwrap().attempt, 3);
     assert_eq!(claim::end_of(&store, 2).unwrap().unwrap().step, 5);
 }
 
 #[test]
 fn a_process_id_used_again_is_not_the_driver() {
     let store = store("reused");
-    let first = claim::claim(&store, &Claimant::of_this_process("here"), None).unwrap();
+    let first = claim::claim(&store, &Claimant::of_this_process("here"), || Ok(None)).unwrap();
     let mut text: Value = serde_json::from_slice(&store.get("attempts/0001.json").unwrap()).unwrap();
     assert_eq!(text["pid_started"], json!(first.pid_started.unwrap()));
     text["pid_started"] = json!(1);
     store.put("attempts/0001.json", text.to_string()).unwrap();
-    assert_eq!(claim::claim(&store, &Claimant::of_this_process("here"), None).unwrap().attempt, 2);
+    assert_eq!(claim::claim(&store, &Claimant::of_this_process("here"), || Ok(None)).unwrap().attempt, 2);
 }
 
 #[test]
 fn a_driver_elsewhere_is_alive_while_it_writes() {
     let store = store("elsewhere");
-    let claimed = claim::claim(&store, &elsewhere(1), None).unwrap();
+    let claimed = claim::claim(&store, &elsewhere(1), || Ok(None)).unwrap();
     assert!(claim::is_alive(&store, &claimed, "here").unwrap());
     let mut old = claimed;
     old.claimed_us = 1;
@@ -85,9 +83,9 @@ fn a_driver_elsewhere_is_alive_while_it_writes() {
 fn of_drivers_that_start_at_once_exactly_one_claims() {
     let store = store("at-once");
     let claimed = std::thread::scope(|scope| {
-        let start = || claim::claim(&store, &Claimant::of_this_process("here"), None).is_ok();
+        let start = || claim::claim(&store, &Claimant::of_this_process("here"), || Ok(None)).is_ok();
         let drivers: Vec<_> = (0..8).map(|_| scope.spawn(start)).collect();
-        drivers.into_iter().filter(|_| true).map(|driver| usize::from(driver.join().unwrap())).sum::<usize>()
+        drivers.into_iter().map(|driver| usize::from(driver.join().unwrap())).sum::<usize>()
     });
     assert_eq!(claimed, 1);
 }
@@ -113,8 +111,8 @@ fn a_ledger_goes_on_after_what_is_there_and_reads_back_in_order() {
 #[test]
 fn what_an_attempt_wrote_after_the_next_was_claimed_does_not_count() {
     let store = store("superseded");
-    claim::claim(&store, &elsewhere(1), None).unwrap();
-    let second = claim::claim(&store, &Claimant { take_over: true, ..elsewhere(2) }, None).unwrap();
+    claim::claim(&store, &elsewhere(1), || Ok(None)).unwrap();
+    let second = claim::claim(&store, &Claimant { take_over: true, ..elsewhere(2) }, || Ok(None)).unwrap();
     let until = second.claimed_us as f64 / 1e6;
     let mut ledger = Ledger::open(&store, 1, "driver").unwrap();
     ledger
@@ -133,6 +131,66 @@ fn a_damaged_line_is_named() {
     store.put("ledger/0001/driver-000001.jsonl", "{\"t\":1,\"kind\":\"x\"}\n{\"t\":2,\n").unwrap();
     let error = read_ledger(&store).unwrap_err();
     assert!(error.message().contains("driver-000001.jsonl` line 2"), "{error}");
+}
+
+#[test]
+fn a_flush_whose_answer_was_lost_is_not_written_twice() {
+    let store = store("lost-answer");
+    let mut ledger = Ledger::open(&store, 1, "driver").unwrap();
+    ledger.append(r#"{"t":1.0,"kind":"failure"}"#).unwrap();
+    store.put("ledger/0001/driver-000001.jsonl", "{\"t\":1.0,\"kind\":\"failure\"}\n").unwrap();
+    ledger.flush().unwrap();
+    assert_eq!(read_ledger(&store).unwrap().len(), 1);
+}
+
+#[test]
+fn hundreds_of_objects_read_back_in_order() {
+    let store = store("many");
+    let mut ledger = Ledger::open(&store, 1, "driver").unwrap();
+    for t in 0..500 {
+        ledger.append(&json!({"t": t, "kind": "failure"}).to_string()).unwrap();
+        ledger.flush().unwrap();
+    }
+    let times: Vec<f64> = read_ledger(&store).unwrap().iter().map(|event| event.t).collect();
+    assert_eq!(times, (0..500).map(f64::from).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_stored_forms_are_frozen() {
+    let store = Store::open(&std::path::absolute("tests/golden").unwrap().display().to_string()).unwrap();
+    let run = self::store("golden");
+    for (from, to) in [
+        ("0001.json", "attempts/0001.json"),
+        ("0001.end.json", "attempts/0001.end.json"),
+        ("driver-000001.jsonl", "ledger/0001/driver-000001.jsonl"),
+    ] {
+        run.put(to, store.get(from).unwrap()).unwrap();
+    }
+    let claim = claim::all(&run).unwrap().remove(0);
+    assert_eq!(serde_json::to_vec_pretty(&claim).unwrap(), store.get("0001.json").unwrap());
+    let end = claim::end_of(&run, 1).unwrap().unwrap();
+    assert_eq!(serde_json::to_vec(&end).unwrap(), store.get("0001.end.json").unwrap());
+    let account = account::of_store(&run).unwrap();
+    assert_eq!((account.steps, account.steps_planned, account.tokens), (2, 2, 512));
+    assert_eq!((account.train_loss.loss, account.validation.loss), (vec![5.5, 5.25], vec![5.125]));
+    assert_eq!(account.checkpoints[0]["bytes"], 4096);
+    let seconds = [("setup", 4.25), ("compute", 3.25), ("data_wait", 0.25), ("checkpoint_stall", 0.25)];
+    for (cause, seconds) in seconds.into_iter().chain([("validation", 0.5), ("unattributed", 0.0)]) {
+        assert!((account.shares[cause] - seconds / 8.5).abs() < 1e-6, "{cause}: {}", account.shares[cause]);
+    }
+}
+
+#[test]
+fn a_listing_reads_only_the_end_of_the_ledger() {
+    let store = store("summary");
+    claim::claim(&store, &elsewhere(1), || Ok(Some("checkpoints/step-000000007/0001-0001".into()))).unwrap();
+    assert_eq!(crate::runs::summary(&store).unwrap().steps, 7);
+    store.put("ledger/0001/driver-000001.jsonl", "damaged long ago").unwrap();
+    let mut ledger = Ledger::open(&store, 1, "driver").unwrap();
+    ledger.append(r#"{"t":1.0,"kind":"step","step":9}"#).unwrap();
+    ledger.flush().unwrap();
+    let summary = crate::runs::summary(&store).unwrap();
+    assert_eq!((summary.steps, summary.attempts, summary.state.name()), (9, 1, "running"));
 }
 
 /// Two ranks, two steps each, a kill after the second, and a second attempt that does it again.
@@ -186,6 +244,42 @@ fn a_killed_run_is_accounted_second_by_second() {
     assert_eq!((account.steps, account.tokens), (2, 1200));
     assert!((account.tokens_per_second - 200.0).abs() < 1e-9);
     assert!((account.step_shares["data_wait"] - 0.5 / 3.0).abs() < 1e-9);
+}
+
+#[test]
+fn steps_that_were_lost_count_once_they_are_done_again() {
+    let claimed = |attempt: u32, resumed_from: Value| -> claim::Claim {
+        let claim = json!({"format": "eagleray.claim", "format_version": 1, "attempt": attempt, "claimed_us": 0,
+            "pid_started": null, "resumed_from": resumed_from, "host": "a", "pid": 1});
+        serde_json::from_value(claim).unwrap()
+    };
+    let claims = [claimed(1, Value::Null), claimed(2, json!("checkpoints/step-000000001/0001-0001"))];
+    let ends = [None, None];
+    let (first, both) = (&killed_run()[..killed_run().len() / 2], killed_run());
+    let steps = |events: &[Event], claims: &[claim::Claim]| {
+        account::of_events(events, claims, &ends[..claims.len()], &Value::Null).train_loss.steps
+    };
+    assert_eq!(steps(first, &claims[..1]), [1, 2]);
+    assert_eq!(steps(first, &claims), [1]);
+    assert_eq!(steps(&both, &claims), [1, 2]);
+    let account = account::of_events(first, &claims, &ends, &Value::Null);
+    assert_eq!((account.steps, account.tokens), (1, 600));
+}
+
+#[test]
+fn a_rank_that_leaves_leaves_when_the_loss_was_seen() {
+    let events = [
+        json!({"t": 0.0, "kind": "generation", "attempt": 1, "generation": 0, "world": 2}),
+        json!({"t": 10.0, "kind": "span", "cause": "compute", "attempt": 1, "rank": 0, "start": 0.0, "end": 10.0}),
+        json!({"t": 10.0, "kind": "span", "cause": "compute", "attempt": 1, "rank": 1, "start": 0.0, "end": 10.0}),
+        json!({"t": 10.0, "kind": "failure", "attempt": 1, "generation": 0}),
+        json!({"t": 14.0, "kind": "generation", "attempt": 1, "generation": 1, "world": 1}),
+        json!({"t": 15.0, "kind": "span", "cause": "reform", "attempt": 1, "rank": 0, "start": 10.0, "end": 15.0}),
+    ];
+    let timeline = Timeline::of(&events.map(event));
+    assert!((timeline.total - 25.0).abs() < 1e-9);
+    assert!((timeline.shares()["reform"] - 0.2).abs() < 1e-9);
+    assert!(timeline.shares()["unattributed"].abs() < 1e-9);
 }
 
 #[test]

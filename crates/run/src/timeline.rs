@@ -1,8 +1,9 @@
 //! Spans to seconds by cause. Pure.
 //!
-//! Each rank of each attempt has a time line: the stretches in which it was a member of the world. Spans are
-//! laid on it in the order in which they began; where two overlap, the second gets what the first left. What
-//! none covers is `unattributed`, and the time between two attempts is `idle`.
+//! Each rank of each attempt has a time line: the stretches in which it was a member of the world. A world
+//! begins when the failure that ended the one before was seen, so that the time it took to form is its own.
+//! Spans are laid on the line in the order in which they began; where two overlap, the second gets what the
+//! first left. What none covers is `unattributed`, and the time between two attempts is `idle`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -54,8 +55,9 @@ impl Timeline {
             }
             let members = memberships(attempt, start, end);
             before = Some((before.map_or(end, |(ended, _)| ended.max(end)), members.len().max(1)));
+            let spans = spans_by_rank(attempt);
             for (rank, stretches) in members {
-                pieces.extend(rank_pieces(attempt, rank, &stretches));
+                pieces.extend(rank_pieces(&spans, rank, &stretches));
             }
         }
         Self::sum(&pieces)
@@ -122,8 +124,16 @@ fn extent(attempt: &[Event]) -> (f64, f64) {
 /// When each rank was a member of the world: in the stretches of those generations that were large enough.
 fn memberships(attempt: &[Event], start: f64, end: f64) -> BTreeMap<u32, Vec<(f64, f64)>> {
     let mut borders: Vec<(f64, u32)> = Vec::new();
-    for event in attempt.iter().filter(|event| event.kind == "generation") {
-        borders.push((event.t, event.number("world").unwrap_or(0.0) as u32));
+    let mut lost: Option<f64> = None;
+    for event in attempt {
+        match event.kind.as_str() {
+            // What a rank reports is no loss of the world.
+            "failure" if event.rank.is_none() => lost = lost.or(Some(event.t)),
+            "generation" => {
+                borders.push((lost.take().unwrap_or(event.t), event.number("world").unwrap_or(0.0) as u32));
+            }
+            _ => {}
+        }
     }
     if borders.is_empty() {
         let ranks: BTreeSet<u32> = attempt.iter().filter_map(|event| event.rank).collect();
@@ -146,18 +156,33 @@ fn memberships(attempt: &[Event], start: f64, end: f64) -> BTreeMap<u32, Vec<(f6
     members
 }
 
+/// Start, end, and seconds by cause in between.
+type Span = (f64, f64, Seconds);
+
+/// The spans of each rank, and under `None` those of the whole world.
+fn spans_by_rank(attempt: &[Event]) -> BTreeMap<Option<u32>, Vec<Span>> {
+    let mut spans: BTreeMap<Option<u32>, Vec<Span>> = BTreeMap::new();
+    for event in attempt {
+        if let Some(span) = event.seconds() {
+            spans.entry(event.rank).or_default().push(span);
+        }
+    }
+    spans
+}
+
 /// A rank's stretches cut into pieces: those that a span covers, and those that none does.
-fn rank_pieces(attempt: &[Event], rank: u32, stretches: &[(f64, f64)]) -> Vec<Piece> {
-    let mut spans: Vec<(f64, f64, Seconds)> = attempt
-        .iter()
-        .filter(|event| event.rank.is_none_or(|by| by == rank))
-        .filter_map(Event::seconds)
-        .collect();
+fn rank_pieces(
+    by_rank: &BTreeMap<Option<u32>, Vec<Span>>,
+    rank: u32,
+    stretches: &[(f64, f64)],
+) -> Vec<Piece> {
+    let mut spans: Vec<&Span> =
+        [None, Some(rank)].iter().filter_map(|key| by_rank.get(key)).flatten().collect();
     spans.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
     let mut pieces = Vec::new();
     for &(from, to) in stretches {
         let mut covered = from;
-        for (start, end, seconds) in &spans {
+        for (start, end, seconds) in spans.iter().copied() {
             let (begin, finish) = (start.max(covered), end.min(to));
             if begin >= finish {
                 continue;
