@@ -38,6 +38,8 @@ pub fn sweep(store: &Store, keep: Keep, attempt: u32, now_us: u64) -> Result<Vec
 
 /// The folders that may go. Pure.
 fn expired(saves: &[Save], keep: Keep, attempt: u32, now_us: u64) -> Vec<String> {
+    // An attempt has one save in flight; those that it began before are committed or torn.
+    let in_flight = saves.iter().filter(|save| save.attempt == attempt).map(|save| save.place.save).max();
     let mut kept = 0;
     let mut going = Vec::new();
     for save in saves.iter().rev() {
@@ -50,7 +52,11 @@ fn expired(saves: &[Save], keep: Keep, attempt: u32, now_us: u64) -> Vec<String>
                 !(save.newest || recent || marked)
             }
             SaveState::Orphan => save.attempt < attempt,
-            SaveState::Uncommitted => save.attempt < attempt && save.modified_us + TORN_AGE_MIN_US < now_us,
+            SaveState::Uncommitted => {
+                let old = save.modified_us + TORN_AGE_MIN_US < now_us;
+                let over = save.attempt < attempt || Some(save.place.save) != in_flight;
+                old && over && save.attempt <= attempt
+            }
         };
         if goes {
             going.push(save.dir.clone());

@@ -41,18 +41,22 @@ pub fn commit(store: &Store, dir: &str, fields: Fields) -> Result<Commit> {
     if place.step != fields.step {
         return Err(Error::invalid(format!("`{dir}` cannot hold step {}", fields.step)));
     }
+    // Before the files, as a newer attempt may have swept them; and after them, as that takes a while.
+    require_current(store, place.attempt)?;
     let files = collect_files(store, dir, fields.world)?;
     require_current(store, place.attempt)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_micros() as u64);
     let commit = Commit::new(place, now, files, fields);
-    if !store.put_if_absent(&format!("{dir}/{COMMIT}"), commit.encode()?)? {
+    let (path, bytes) = (format!("{dir}/{COMMIT}"), commit.encode()?);
+    // A put whose answer was lost finds its own commit there when it is tried again.
+    if !store.put_if_absent(&path, bytes.clone())? && store.get(&path)? != bytes {
         return Err(Error::conflict(format!("`{}` is committed already", store.url_of(dir))));
     }
     Ok(commit)
 }
 
 /// Every file of every segment, in the order of names, each of its size on the store.
-fn collect_files(store: &Store, dir: &str, world: u32) -> Result<Vec<File>> {
+pub(crate) fn collect_files(store: &Store, dir: &str, world: u32) -> Result<Vec<File>> {
     let prefix = format!("{dir}/");
     let objects = store.list(dir)?;
     let sizes: HashMap<&str, u64> = objects

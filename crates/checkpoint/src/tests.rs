@@ -7,6 +7,8 @@ use super::{
 };
 use crate::lineage::SaveState;
 
+mod simulation;
+
 const HOUR_US: u64 = 3_600_000_000;
 
 fn store(name: &str) -> Store {
@@ -196,6 +198,18 @@ fn a_sweep_keeps_the_last_the_marked_the_newest_and_what_may_still_be_written() 
     assert_eq!(newest(&store).unwrap().unwrap().dir, saved[5]);
     let gone = sweep(&store, keep, 2, now + 2 * HOUR_US).unwrap();
     assert_eq!(gone, ["checkpoints/step-000000080/0001-0008"]);
+}
+
+#[test]
+fn a_torn_save_of_the_attempt_itself_goes_once_a_later_one_was_begun() {
+    let store = store("own-torn");
+    claim(&store, 1, None);
+    store.put("checkpoints/step-000000010/0001-0001/part", "torn").unwrap();
+    let later = list(&store).unwrap()[0].modified_us + 2 * HOUR_US;
+    assert!(sweep(&store, Keep::default(), 1, later).unwrap().is_empty());
+    save(&store, 1, 20);
+    let gone = sweep(&store, Keep::default(), 1, later).unwrap();
+    assert_eq!(gone, ["checkpoints/step-000000010/0001-0001"]);
 }
 
 #[test]
