@@ -3,6 +3,8 @@
 //! Structured values cross as JSON text, bytes as buffers, batches as numpy arrays that own their
 //! memory. Every call into the engine releases the GIL.
 
+#![allow(clippy::needless_pass_by_value, reason = "pyo3 extracts arguments by value")]
+
 mod checkpoint;
 mod errors;
 mod json;

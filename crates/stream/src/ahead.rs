@@ -83,6 +83,7 @@ async fn drive(loader: Arc<Loader>, mut slices: Slices, jobs: usize, queue: mpsc
         while begun.len() < jobs
             && let Some(micro) = slices.next()
         {
+            #[expect(clippy::disallowed_methods, reason = "the queue of begun loads owns the task")]
             begun.push_back(tokio::spawn(Arc::clone(&loader).load_async(micro)));
         }
         let Some(job) = begun.pop_front() else {

@@ -19,6 +19,24 @@ const LEFTOVERS: [&str; 5] = [
 const MACHINE_PATHS: [&str; 4] =
     [concat!("/ro", "ot/"), concat!("/tmp", "/er"), concat!("/work", "/main"), concat!("/work", "/shared")];
 
+/// The crates of floors 0 to 2, and what they may not know: a clock, a file, a network, a thread.
+const PURE: [&str; 5] = [
+    "crates/base/src/",
+    "crates/spec/src/",
+    "crates/order/src/",
+    "crates/plan/src/",
+    "crates/supervise/src/",
+];
+const IMPURE: [&str; 7] = [
+    "std::fs",
+    "std::net",
+    "std::thread",
+    "std::process",
+    "std::time::Instant",
+    "std::time::SystemTime",
+    "tokio::",
+];
+
 pub(super) fn check(path: &str, text: &str) -> Vec<Finding> {
     let mut findings = machine_paths(path, text);
     let (rust, python) = (has_extension(path, "rs"), has_extension(path, "py"));
@@ -28,8 +46,23 @@ pub(super) fn check(path: &str, text: &str) -> Vec<Finding> {
     }
     if rust && !is_test(path) {
         findings.extend(function_lengths(path, text));
+        if PURE.iter().any(|folder| path.starts_with(folder)) {
+            findings.extend(impurities(path, text));
+        }
     }
     findings
+}
+
+fn impurities(path: &str, text: &str) -> Vec<Finding> {
+    numbered(text)
+        .take_while(|(_, line)| *line != "#[cfg(test)]")
+        .filter(|(_, line)| !line.trim_start().starts_with("//"))
+        .filter_map(|(number, line)| {
+            let found = IMPURE.into_iter().find(|name| line.contains(name))?;
+            let message = format!("`{found}` on a floor that knows no clock, file, network or thread");
+            Some(Finding::error(format!("{path}:{number}"), message))
+        })
+        .collect()
 }
 
 fn is_test(path: &str) -> bool {

@@ -71,3 +71,11 @@ fn a_path_of_one_machine_is_found_where_a_path_begins() {
         assert_eq!(machine_paths("a.md", &format!("see `<built>{part}x`\n")), Vec::new(), "{part}");
     }
 }
+
+#[test]
+fn the_low_floors_know_no_clock_and_no_file() {
+    let text = "//! std::fs\nuse std::time::Duration;\nuse std::time::Instant;\n#[cfg(test)]\nuse std::fs;\n";
+    assert_eq!(impurities("crates/order/src/a.rs", text).len(), 1);
+    assert_eq!(messages("crates/order/src/a.rs", text).len(), 1);
+    assert_eq!(messages("crates/run/src/a.rs", text), Vec::<String>::new());
+}
