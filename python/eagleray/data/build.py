@@ -10,6 +10,7 @@ started again, a build goes on with the tasks that were not done and ends in the
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -254,6 +255,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--format", choices=("text", "json"), default="text")
     parser.add_argument("--verbose", action="store_true", help="tracebacks")
     options = parser.parse_args(arguments)
+    # Ray prints about workers that die, until it has shut down; stdout is for the result alone.
+    with contextlib.redirect_stdout(sys.stderr):
+        code, result = _build_and_describe(options)
+    sys.stdout.write(result)
+    sys.stdout.flush()
+    return code
+
+
+def _build_and_describe(options: argparse.Namespace) -> tuple[int, str]:
+    """Builds; the exit code, and what goes to stdout."""
     as_json = options.format == "json"
     line = ProgressLine()
     show: Progress = (lambda _line, _last: None) if options.quiet else line
@@ -263,36 +274,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         line.end()
         sys.stderr.write("stopped; the same command goes on where this one was\n")
-        return EXIT_STOPPED
+        return EXIT_STOPPED, ""
     except Exception as error:
         line.end()
-        return _fail(error, as_json=as_json, verbose=options.verbose)
+        if options.verbose:
+            traceback.print_exception(error)
+        return _failure(error, as_json=as_json, verbose=options.verbose)
     finally:
         if "ray" in sys.modules:
             sys.modules["ray"].shutdown()
     if as_json:
-        sys.stdout.write(json.dumps({"datasets": urls}) + "\n")
-    else:
-        width = max((len(name) for name in urls), default=0)
-        sys.stdout.write("".join(f"{name:<{width}}  {url}\n" for name, url in urls.items()))
-    return EXIT_DONE
+        return EXIT_DONE, json.dumps({"datasets": urls}) + "\n"
+    width = max((len(name) for name in urls), default=0)
+    return EXIT_DONE, "".join(f"{name:<{width}}  {url}\n" for name, url in urls.items())
 
 
-def _fail(error: Exception, *, as_json: bool, verbose: bool) -> int:
-    if verbose:
-        traceback.print_exception(error)
+def _failure(error: Exception, *, as_json: bool, verbose: bool) -> tuple[int, str]:
     ours = isinstance(error, _core.EagleRayError)
     text = str(error) if ours else f"{type(error).__name__}: {error}"
+    expected = ours and not isinstance(error, (_core.InternalError, _core.UnavailableError))
+    code = EXIT_FAULT if expected else EXIT_UNEXPECTED
     if as_json:
         kind, message = getattr(error, "kind", "internal"), getattr(error, "message", text)
         described = {"kind": kind, "message": message, "hint": getattr(error, "hint", None)}
-        sys.stdout.write(json.dumps({"error": described}) + "\n")
-    else:
-        sys.stderr.write(f"error: {text.rstrip()}\n")
-        if not ours and not verbose:
-            sys.stderr.write("  hint: run again with `--verbose` for the traceback\n")
-    expected = ours and not isinstance(error, (_core.InternalError, _core.UnavailableError))
-    return EXIT_FAULT if expected else EXIT_UNEXPECTED
+        return code, json.dumps({"error": described}) + "\n"
+    sys.stderr.write(f"error: {text.rstrip()}\n")
+    if not ours and not verbose:
+        sys.stderr.write("  hint: run again with `--verbose` for the traceback\n")
+    return code, ""
 
 
 if __name__ == "__main__":
