@@ -11,6 +11,51 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Buffer
 
+__all__ = [
+    "ConflictError",
+    "CorruptError",
+    "EagleRayError",
+    "ExhaustedError",
+    "InternalError",
+    "InvalidError",
+    "Ledger",
+    "NotFoundError",
+    "Order",
+    "Store",
+    "Stream",
+    "UnavailableError",
+    "Writer",
+    "__version__",
+    "account",
+    "batch_digests",
+    "check_map",
+    "claim",
+    "commit",
+    "dataset_info",
+    "finish",
+    "finish_build",
+    "is_current",
+    "list_saves",
+    "newest",
+    "next_save",
+    "plan_build",
+    "read_commit",
+    "read_ledger",
+    "refuse_unavailable",
+    "resolve_spec",
+    "run_map",
+    "run_reduce",
+    "spec_differences",
+    "sweep",
+    "tokenize",
+    "tokenizer_info",
+    "verify",
+    "verify_dataset",
+    "write_fixture_dataset",
+    "write_repeated_dataset",
+    "write_segment",
+]
+
 __version__: str
 
 class EagleRayError(Exception):
@@ -28,7 +73,7 @@ class InternalError(EagleRayError): ...
 
 # spec
 
-def resolve_spec(path: str, overrides: Sequence[str] = []) -> str: ...
+def resolve_spec(path: str, overrides: Sequence[str] = ...) -> str: ...
 def spec_differences(old_json: str, new_json: str) -> str: ...
 def refuse_unavailable(resolved_json: str, purpose: str) -> None: ...
 
@@ -112,7 +157,7 @@ def write_segment(store_url: str, dir: str, rank: int, segment: str) -> None: ..
 def commit(store_url: str, dir: str, fields: str) -> None: ...
 def read_commit(store_url: str, dir: str) -> str: ...
 def newest(store_url: str) -> str | None: ...
-def verify(store_url: str, dir: str, files_share: tuple[int, int] = (0, 1)) -> int: ...
+def verify(store_url: str, dir: str, files_share: tuple[int, int] = ...) -> int: ...
 def list_saves(store_url: str) -> str: ...
 def sweep(store_url: str, keep: str, attempt: int) -> str: ...
 

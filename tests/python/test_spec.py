@@ -58,7 +58,9 @@ def test_differences_name_only_what_a_resume_may_not_change(spec: Path) -> None:
     old = _core.resolve_spec(str(spec))
     assert json.loads(_core.spec_differences(old, _core.resolve_spec(str(spec), ["train.steps=99"]))) == []
     changed = _core.resolve_spec(str(spec), ["seed=4", "model.preset=llama-125m"])
-    differences = {each["field"]: (each["old"], each["new"]) for each in json.loads(_core.spec_differences(old, changed))}
+    differences = {
+        each["field"]: (each["old"], each["new"]) for each in json.loads(_core.spec_differences(old, changed))
+    }
     assert differences["seed"] == (0, 4)
     assert differences["model.config.hidden_size"] == (192, 768)
 
@@ -66,5 +68,5 @@ def test_differences_name_only_what_a_resume_may_not_change(spec: Path) -> None:
 def test_what_is_not_available_is_refused_by_name_for_the_purpose(spec: Path) -> None:
     resolved = _core.resolve_spec(str(spec), ["train.strategy=zero3"])
     _core.refuse_unavailable(resolved, "build")
-    with pytest.raises(_core.InvalidError, match="`train.strategy: zero3` is not available in this build"):
+    with pytest.raises(_core.InvalidError, match=r"`train.strategy: zero3` is not available in this build"):
         _core.refuse_unavailable(resolved, "train")
