@@ -42,6 +42,8 @@ def build(
 ) -> dict[str, str]:
     """Builds what is missing and returns the URL of every source's dataset, training sources before validation.
 
+    A validation set that has the name of a training source is returned as `validation.NAME`.
+
     `workers` tasks run at once, as many as the cluster has CPUs by default; an embedded Ray is started where
     none is connected. With `workers=0` they run in this process, one by one and without Ray. `progress` takes
     a line and whether it is the last of its source; by default lines go to stderr.
@@ -50,7 +52,8 @@ def build(
     show = progress or ProgressLine()
     urls: dict[str, str] = {}
     for role, name in _sources(resolved):
-        urls[name] = _build_source(resolved_json, name, role, workers, show)
+        key = f"validation.{name}" if name in urls else name
+        urls[key] = _build_source(resolved_json, name, role, workers, show)
     return urls
 
 

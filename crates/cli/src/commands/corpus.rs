@@ -29,7 +29,7 @@ pub(crate) struct Collect {
     #[arg(value_name = "DIR")]
     from: String,
     /// Where `train/*.jsonl.zst` and `validation/*.jsonl` go
-    #[arg(short, long = "output", value_name = "OUT")]
+    #[arg(short = 'o', long = "output", value_name = "OUT")]
     to: String,
     /// Endings of the files to take
     #[arg(long, value_delimiter = ',', default_value = ".txt,.md")]

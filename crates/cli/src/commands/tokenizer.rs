@@ -29,7 +29,7 @@ pub(crate) struct Train {
     #[arg(required = true, value_name = "FILES")]
     documents: Vec<String>,
     /// The tokenizer.json to write
-    #[arg(short, long = "output", value_name = "FILE", default_value = "tokenizer.json")]
+    #[arg(short = 'o', long = "output", value_name = "FILE", default_value = "tokenizer.json")]
     to: String,
     /// Tokens, the end of a document included
     #[arg(long, default_value_t = 8192)]
@@ -57,7 +57,12 @@ impl Train {
             let size = definition.vocab_size();
             output.json(&json!({"path": self.to, "hash": definition.hash(), "vocab_size": size}));
         } else {
-            output.print(&format!("{}: {} tokens, hash {}", self.to, definition.vocab_size(), definition.hash()));
+            output.print(&format!(
+                "{}: {} tokens, hash {}",
+                self.to,
+                definition.vocab_size(),
+                definition.hash()
+            ));
         }
         Ok(())
     }
