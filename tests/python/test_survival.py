@@ -89,26 +89,37 @@ def _uncommitted(run: Run, driver: Driver) -> Path:
     raise AssertionError(driver.text())
 
 
-def test_after_the_death_of_driver_and_raylet_the_same_command_continues(
+def test_after_the_death_of_the_driver_the_same_command_continues(
     new_run: Callable[..., Run], undisturbed: Run
 ) -> None:
     run = new_run(steps=SURVIVAL_STEPS)
     driver = run.start()
     wait_until(lambda: steps_of_latest_save(run) >= 50, driver)
     driver.kill()
-    driver = run.start()
-    wait_until(lambda: steps_of_latest_save(run) >= 120, driver)
-    os.kill(driver.pids(b"raylet/raylet")[0], signal.SIGKILL)
-    assert driver.wait() != 0
-    driver.end()
-    last = run.finish()
-    assert "from step" in last.text()
-    attempts = [event["attempt"] for event in run.events("attempt_start")]
-    assert attempts == [1, 2, 3]
-    first_steps = {event["attempt"]: event["step"] for event in reversed(run.steps())}
-    assert first_steps[2] > 50
-    assert first_steps[3] > 120
+    again = run.finish()
+    assert "from step" in again.text()
+    assert [event["attempt"] for event in run.events("attempt_start")] == [1, 2]
+    assert min(event["step"] for event in run.steps() if event["attempt"] == 2) > 50
     assert_equals_undisturbed(run, undisturbed)
+    assert_recompute_is_in_the_ledger_of_attempts(run)
+
+
+def test_after_the_death_of_the_raylet_the_same_command_continues(
+    new_run: Callable[..., Run], undisturbed: Run
+) -> None:
+    # Workers train on without a raylet until Ray notices, about twenty seconds later: the run outlasts that.
+    run = new_run(steps=5 * SURVIVAL_STEPS)
+    driver = run.start()
+    wait_until(lambda: steps_of_latest_save(run) >= 50, driver)
+    os.kill(driver.pids(b"raylet/raylet")[0], signal.SIGKILL)
+    assert driver.wait() == 1, driver.text()
+    assert "the same command continues" in driver.text()
+    driver.end()
+    again = run.finish()
+    assert "from step" in again.text()
+    assert min(event["step"] for event in run.steps() if event["attempt"] == 2) > 50
+    digests = run.digests()
+    assert {step: digests[step] for step in undisturbed.digests()} == undisturbed.digests()
     assert_recompute_is_in_the_ledger_of_attempts(run)
 
 
