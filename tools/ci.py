@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
 import time
@@ -31,7 +32,7 @@ class Stage:
 def _dev(*arguments: str) -> list[str]:
     """Runs `./dev` as a user would; the lines it printed."""
     command = [str(CLONE / "dev"), *arguments]
-    status, lines = tests.teed(command, environment.environment())
+    status, lines = tests.teed(command, os.environ)
     if status != 0:
         raise Failed(f"`./dev {' '.join(arguments)}` ended with status {status}")
     return lines
@@ -46,7 +47,7 @@ class Runners:
     def run(self, which: str) -> None:
         """`rust` or `python`."""
         command = [str(CLONE / "dev"), "test", which]
-        status, lines = tests.teed(command, environment.environment())
+        status, lines = tests.teed(command, os.environ)
         self.lines += [line for line in lines if _worth_repeating(line)]
         if status != 0:
             raise Failed(f"`./dev test {which}` ended with status {status}")
