@@ -89,6 +89,9 @@ pub fn of_store(store: &Store) -> Result<Account> {
     let mut account = of_events(&read_ledger(store)?, &claims, &ends, &resolved);
     store.url().clone_into(&mut account.store);
     account.state = state_of(store, claims.last(), ends.last().and_then(Option::as_ref))?;
+    if let Some(row) = account.attempts.last_mut().filter(|_| account.state == RunState::Running) {
+        row["outcome"] = Value::from(account.state.name());
+    }
     account.name = name_of(store, &resolved);
     Ok(account)
 }
@@ -291,7 +294,7 @@ fn attempt_row(claim: &Claim, end: Option<&End>, events: &[Event]) -> Value {
         "attempt": claim.attempt,
         "claimed": claim.claimed_us as f64 / 1e6,
         "ended": if last.is_finite() { Some(last) } else { None },
-        "outcome": end.map_or("unfinished", |end| &end.outcome),
+        "outcome": end.map_or("died", |end| &end.outcome),
         "host": claim.claimant.host,
         "resumed_from": claim.resumed_from,
         "first_step": steps().filter_map(|event| event.step).min(),

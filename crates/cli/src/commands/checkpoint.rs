@@ -53,6 +53,9 @@ impl Checkpoint {
 fn ls(path: &str, output: &Output) -> Result<()> {
     let store = Store::open(path)?;
     let saves = checkpoint::list(&store)?;
+    if saves.is_empty() && !eagleray_run::runs::is_run(&store)? {
+        return Err(no_run(&store));
+    }
     if output.is_json() {
         output.json(&json!({"store": store.url(), "saves": saves}));
         return Ok(());
@@ -97,8 +100,10 @@ impl Verify {
         for commit in &commits {
             let (files, bytes) = (commit.files.len(), units::format_bytes(commit.bytes()));
             output.print(&format!(
-                "{}: step {}, {files} files, {bytes}, every byte as committed",
-                commit.dir, commit.fields.step
+                "{}: step {}, {files} file{}, {bytes}, every byte as committed",
+                commit.dir,
+                commit.fields.step,
+                if files == 1 { "" } else { "s" }
             ));
         }
         Ok(())
@@ -119,14 +124,24 @@ impl Verify {
             let commits = committed
                 .map(|save| checkpoint::read_commit(&store, &save.dir))
                 .collect::<Result<Vec<_>>>()?;
+            if commits.is_empty() {
+                return Err(no_checkpoint(&store));
+            }
             return Ok((store, commits));
         }
-        let newest = checkpoint::newest(&store)?.ok_or_else(|| {
-            Error::not_found(format!("`{}` has no checkpoint", store.url()))
-                .with_hint("give a run's store, or the folder of a save that holds a `COMMIT`")
-        })?;
+        let newest = checkpoint::newest(&store)?.ok_or_else(|| no_checkpoint(&store))?;
         Ok((store, vec![newest]))
     }
+}
+
+fn no_run(store: &Store) -> Error {
+    Error::not_found(format!("`{}` is not a run's store", store.url()))
+        .with_hint("give the `store` of the run's spec; `eagleray runs DIR` lists runs")
+}
+
+fn no_checkpoint(store: &Store) -> Error {
+    Error::not_found(format!("`{}` has no checkpoint", store.url()))
+        .with_hint("give a run's store, or the folder of a save that holds a `COMMIT`")
 }
 
 fn split(url: &str) -> Result<(&str, &str)> {

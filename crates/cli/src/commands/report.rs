@@ -57,38 +57,58 @@ fn page(account: &Value) -> String {
 
 fn text(account: &Account, page: &str) -> String {
     let mut shown = format!("run {} · {} · {}\n\n", account.name, account.state.name(), account.store);
-    let mut line = |name: &str, value: String| {
+    for (name, value) in lines(account) {
         let _ = writeln!(shown, "  {name:<12} {value}");
-    };
-    line("steps", format!("{} of {}", account.steps, account.steps_planned));
-    if let (Some(first), Some(last)) = (account.validation.loss.first(), account.validation.loss.last()) {
-        line("validation", format!("loss {first:.4} → {last:.4}"));
     }
-    if let (Some(first), Some(last)) = (account.train_loss.loss.first(), account.train_loss.loss.last()) {
-        line("training", format!("loss {first:.4} → {last:.4}"));
-    }
-    line("speed", format!("{:.0} tokens/s, {} tokens", account.tokens_per_second, account.tokens));
-    line(
-        "time",
-        format!(
-            "{} in {} attempt(s)",
-            units::format_seconds((account.ended - account.began).max(0.0)),
-            account.attempts.len()
-        ),
-    );
-    line("checkpoints", format!("{} committed", account.checkpoints.len()));
-    shown.push_str("\n  where the time went\n");
     let mut shares: Vec<_> = account.shares.iter().filter(|(_, share)| **share > 0.0).collect();
     shares.sort_by(|a, b| b.1.total_cmp(a.1));
+    if !shares.is_empty() {
+        shown.push_str("\n  where the time went\n");
+    }
     for (cause, share) in shares {
         let bar = "█".repeat((share * 40.0).round() as usize);
-        let _ = writeln!(shown, "    {:<18} {:>6.2} %  {bar}", cause.replace('_', " "), share * 100.0);
+        let line = format!("    {:<18} {:>6.2} %  {bar}", cause.replace('_', " "), share * 100.0);
+        let _ = writeln!(shown, "{}", line.trim_end());
     }
-    if let Some(wait) = account.step_shares.get("data_wait") {
+    if let Some(wait) = account.step_shares.get("data_wait").filter(|_| account.steps > 0) {
         let _ = writeln!(shown, "  of step time, waiting for data: {:.2} %", wait * 100.0);
     }
-    let _ = writeln!(shown, "\n  page: {page}");
+    let _ = writeln!(shown, "\n  page         {page}");
     shown
+}
+
+/// What there is to say in a line each.
+fn lines(account: &Account) -> Vec<(&'static str, String)> {
+    let planned = if account.steps_planned > 0 { account.steps_planned.to_string() } else { "?".to_owned() };
+    let mut lines = vec![("steps", format!("{} of {planned}", account.steps))];
+    for (name, curve) in [("validation", &account.validation), ("training", &account.train_loss)] {
+        if let (Some(first), Some(last)) = (curve.loss.first(), curve.loss.last()) {
+            lines.push((name, format!("loss {first:.4} → {last:.4}")));
+        }
+    }
+    if account.tokens > 0 {
+        let speed = format!("{:.0} tokens/s, {} tokens", account.tokens_per_second, account.tokens);
+        lines.push(("speed", speed));
+    }
+    let seconds = units::format_seconds((account.ended - account.began).max(0.0));
+    lines.push(("time", format!("{seconds} in {}", counted(account.attempts.len(), "attempt"))));
+    for row in account.attempts.iter().skip(1) {
+        let (number, step) = (&row["attempt"], &row["first_step"]);
+        let again = row["steps_recomputed"].as_u64().unwrap_or(0) as usize;
+        let from = step.as_u64().map_or("no step yet".to_owned(), |step| format!("from step {}", step - 1));
+        lines.push(("", format!("attempt {number} {from}, {} done again", counted(again, "step"))));
+    }
+    if !account.failures.is_empty() {
+        let last =
+            account.failures.last().and_then(|failure| failure["reason"].as_str()).unwrap_or("unknown");
+        lines.push(("failures", format!("{}, the last: {last}", account.failures.len())));
+    }
+    lines.push(("checkpoints", format!("{} committed", account.checkpoints.len())));
+    lines
+}
+
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]
