@@ -60,13 +60,16 @@ impl Ledger {
     pub fn flush(&mut self) -> Result<()> {
         while !self.lines.is_empty() {
             let path = paths::ledger_object(self.attempt, &self.writer, self.next);
-            // A put whose answer was lost finds its own object there when it is tried again.
-            let written = self.store.put_if_absent(&path, self.lines.clone())?
-                || self.store.get(&path)? == self.lines.as_bytes();
+            let written = if self.store.put_if_absent(&path, self.lines.clone())? {
+                self.lines.len()
+            } else {
+                // A put whose answer was lost finds its own object when it is tried again, and what was added
+                // since goes into the next; anything else there is another writer's.
+                let found = self.store.get(&path)?;
+                if self.lines.as_bytes().starts_with(&found) { found.len() } else { 0 }
+            };
+            self.lines.drain(..written);
             self.next += 1;
-            if written {
-                self.lines.clear();
-            }
         }
         Ok(())
     }

@@ -144,6 +144,30 @@ fn a_flush_whose_answer_was_lost_is_not_written_twice() {
 }
 
 #[test]
+fn events_added_after_an_answer_was_lost_are_the_only_ones_written_again() {
+    let store = store("lost-answer-then-more");
+    let mut ledger = Ledger::open(&store, 1, "driver").unwrap();
+    ledger.append(r#"{"t":1.0,"kind":"failure"}"#).unwrap();
+    store.put("ledger/0001/driver-000001.jsonl", "{\"t\":1.0,\"kind\":\"failure\"}\n").unwrap();
+    ledger.append(r#"{"t":2.0,"kind":"failure"}"#).unwrap();
+    ledger.flush().unwrap();
+    let times: Vec<f64> = read_ledger(&store).unwrap().iter().map(|event| event.t).collect();
+    assert_eq!(times, [1.0, 2.0]);
+    assert_eq!(store.list("ledger").unwrap().len(), 2);
+}
+
+#[test]
+fn an_object_of_another_writer_hides_no_event() {
+    let store = store("other-writer");
+    let mut ledger = Ledger::open(&store, 1, "driver").unwrap();
+    ledger.append(r#"{"t":2.0,"kind":"failure"}"#).unwrap();
+    store.put("ledger/0001/driver-000001.jsonl", "{\"t\":1.0,\"kind\":\"failure\"}\n").unwrap();
+    ledger.flush().unwrap();
+    let times: Vec<f64> = read_ledger(&store).unwrap().iter().map(|event| event.t).collect();
+    assert_eq!(times, [1.0, 2.0]);
+}
+
+#[test]
 fn hundreds_of_objects_read_back_in_order() {
     let store = store("many");
     let mut ledger = Ledger::open(&store, 1, "driver").unwrap();
@@ -319,6 +343,10 @@ proptest! {
             prop_assert!((banded - timeline.total).abs() < 1e-6 * timeline.total.max(1.0));
         }
         let doubled: Vec<Event> = events.iter().flat_map(|event| [event.clone(), event.clone()]).collect();
-        prop_assert!((Timeline::of(&doubled).total - timeline.total).abs() < 1e-9);
+        let doubled = Timeline::of(&doubled);
+        prop_assert!((doubled.total - timeline.total).abs() < 1e-9);
+        for (cause, share) in doubled.shares() {
+            prop_assert!((share - shares[cause]).abs() < 1e-9, "{}", cause);
+        }
     }
 }
