@@ -1,6 +1,7 @@
 //! The protocol of a save: a free folder, segments, and one conditional commit.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use eagleray_base::{Error, Result};
@@ -8,6 +9,10 @@ use eagleray_store::Store;
 
 use crate::format::{Commit, Fields, File, Segment, read_segment};
 use crate::place::{ATTEMPTS, COMMIT, FOLDER, Place, claim_number, segment_name};
+
+/// Segments are read by this many threads at most, each of which reads several.
+const READERS_MAX: u32 = 32;
+const READER_SEGMENTS_MIN: u32 = 8;
 
 /// The folder of the next save of an attempt; nothing is written yet.
 ///
@@ -41,6 +46,11 @@ pub fn commit(store: &Store, dir: &str, fields: Fields) -> Result<Commit> {
     if place.step != fields.step {
         return Err(Error::invalid(format!("`{dir}` cannot hold step {}", fields.step)));
     }
+    if fields.world == 0 {
+        return Err(Error::invalid(format!(
+            "`{dir}` cannot be a save of no ranks: expected `world` above 0"
+        )));
+    }
     // Before the files, as a newer attempt may have swept them; and after them, as that takes a while.
     require_current(store, place.attempt)?;
     let files = collect_files(store, dir, fields.world)?;
@@ -64,16 +74,13 @@ pub(crate) fn collect_files(store: &Store, dir: &str, world: u32) -> Result<Vec<
         .iter()
         .filter_map(|object| Some((object.path.strip_prefix(&prefix)?, object.bytes)))
         .collect();
-    let mut files = Vec::new();
-    for rank in 0..world {
-        if !sizes.contains_key(segment_name(rank).as_str()) {
-            let path = store.url_of(&format!("{dir}/{}", segment_name(rank)));
-            return Err(Error::corrupt(format!(
-                "rank {rank} of {world} has left no segment: `{path}` is missing"
-            )));
-        }
-        files.extend(read_segment(store, dir, rank)?.files);
+    if let Some(rank) = (0..world).find(|&rank| !sizes.contains_key(segment_name(rank).as_str())) {
+        let path = store.url_of(&format!("{dir}/{}", segment_name(rank)));
+        return Err(Error::corrupt(format!(
+            "rank {rank} of {world} has left no segment: `{path}` is missing"
+        )));
     }
+    let mut files = read_segments(store, dir, world)?;
     for file in &files {
         let found = sizes.get(file.name.as_str()).copied();
         if found != Some(file.bytes) {
@@ -87,6 +94,29 @@ pub(crate) fn collect_files(store: &Store, dir: &str, world: u32) -> Result<Vec<
         return Err(Error::corrupt(format!("two ranks wrote `{dir}/{}`", pair[0].name)));
     }
     Ok(files)
+}
+
+/// The files of every rank's segment; from S3 each segment is a round trip, so many are read at once.
+fn read_segments(store: &Store, dir: &str, world: u32) -> Result<Vec<File>> {
+    let read = |ranks: Range<u32>| -> Result<Vec<File>> {
+        let segments = ranks.map(|rank| read_segment(store, dir, rank)).collect::<Result<Vec<_>>>()?;
+        Ok(segments.into_iter().flat_map(|segment| segment.files).collect())
+    };
+    let share = world.div_ceil(READERS_MAX).max(READER_SEGMENTS_MIN);
+    if world <= share {
+        return read(0..world);
+    }
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..world)
+            .step_by(share as usize)
+            .map(|first| scope.spawn(move || read(first..world.min(first + share))))
+            .collect();
+        let joined = readers.into_iter().map(|reader| match reader.join() {
+            Ok(files) => files,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        joined.collect::<Result<Vec<_>>>().map(|files| files.into_iter().flatten().collect())
+    })
 }
 
 /// Refuses where a newer attempt has claimed the run.

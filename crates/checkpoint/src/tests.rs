@@ -91,6 +91,39 @@ fn a_commit_without_all_segments_or_with_a_short_file_is_refused_by_name() {
 }
 
 #[test]
+fn a_world_of_hundreds_is_collected_whole_and_in_order_and_its_one_hole_is_named() {
+    let store = store("hundreds");
+    let dir = next_save(&store, 1, 10).unwrap();
+    let world = 300;
+    for rank in 0..world {
+        let name = format!("data-{rank:05}");
+        store.put(&format!("{dir}/{name}"), "x").unwrap();
+        let files = vec![File { name, bytes: 1, crc32c: eagleray_base::crc32c(b"x") }];
+        write_segment(&store, &dir, &Segment { rank, files }).unwrap();
+    }
+    let hole = format!("{dir}/segment-00211.json");
+    let segment = store.get(&hole).unwrap();
+    for damage in [&b"{"[..], &segment[..segment.len() - 1]] {
+        store.put(&hole, damage.to_vec()).unwrap();
+        let error = commit(&store, &dir, Fields::new("torch.dcp", 10, world)).unwrap_err();
+        assert!(error.kind() == Kind::Corrupt && error.message().contains("segment-00211"), "{error}");
+    }
+    store.put(&hole, segment).unwrap();
+    let commit = commit(&store, &dir, Fields::new("torch.dcp", 10, world)).unwrap();
+    let names: Vec<String> = (0..world).map(|rank| format!("data-{rank:05}")).collect();
+    assert_eq!(commit.files.iter().map(|file| file.name.clone()).collect::<Vec<_>>(), names);
+    assert_eq!(verify(&store, &commit, Share::ALL, &mut |_| {}).unwrap(), u64::from(world));
+}
+
+#[test]
+fn a_save_of_no_ranks_is_refused() {
+    let store = store("no-ranks");
+    let dir = next_save(&store, 1, 10).unwrap();
+    assert_eq!(commit(&store, &dir, Fields::new("torch.dcp", 10, 0)).unwrap_err().kind(), Kind::Invalid);
+    assert!(newest(&store).unwrap().is_none());
+}
+
+#[test]
 fn of_two_writers_of_one_commit_one_wins() {
     let store = store("race");
     let dir = save(&store, 1, 10);
