@@ -73,9 +73,7 @@ def binary() -> Path:
     beside = Path(sys.executable).with_name("eagleray")
     found = str(beside) if beside.exists() else shutil.which("eagleray")
     if found is None:
-        raise SystemExit(
-            "error: there is no `eagleray` beside this Python\n  hint: install the package first"
-        )
+        raise SystemExit("error: there is no `eagleray` beside this Python\n  hint: install the package first")
     return Path(found)
 
 
@@ -87,9 +85,7 @@ def timed(command: list[str]) -> tuple[float, float]:
     _, status, usage = os.wait4(child, 0)
     wall = time.perf_counter() - start
     if status != 0:
-        raise SystemExit(
-            f"error: `{' '.join(command)}` ended with status {os.waitstatus_to_exitcode(status)}"
-        )
+        raise SystemExit(f"error: `{' '.join(command)}` ended with status {os.waitstatus_to_exitcode(status)}")
     return wall * 1e3, (usage.ru_utime + usage.ru_stime) * 1e3
 
 

@@ -77,7 +77,10 @@ fn list_saves(py: Python<'_>, store_url: &str) -> PyResult<String> {
 fn sweep(py: Python<'_>, store_url: &str, keep: &str, attempt: u32) -> PyResult<String> {
     py.detach(|| {
         let keep: Keep = parse(keep, "`checkpoint.keep`")?;
-        #[expect(clippy::disallowed_methods, reason = "the binding is the rim: it gives the engine its clock")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the binding is the rim: it gives the engine its clock"
+        )]
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_micros() as u64);
         render(&checkpoint::sweep(&Store::open(store_url)?, keep, attempt, now)?)
     })
