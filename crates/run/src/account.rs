@@ -116,7 +116,9 @@ pub(crate) fn name_of(store: &Store, resolved: &Value) -> String {
 
 /// The account of events, claims and ends. Pure; `name`, `state` and `store` are the caller's to fill in.
 pub fn of_events(events: &[Event], claims: &[Claim], ends: &[Option<End>], resolved: &Value) -> Account {
-    let timeline = Timeline::of(events);
+    let claimed: Vec<(u32, f64)> =
+        claims.iter().map(|claim| (claim.attempt, claim.claimed_us as f64 / 1e6)).collect();
+    let timeline = Timeline::of(events, &claimed);
     let History { steps, validations } = History::of(events, claims);
     let mut account = Account {
         steps_planned: resolved["spec"]["train"]["steps"].as_u64().unwrap_or(0),

@@ -199,8 +199,8 @@ fn the_stored_forms_are_frozen() {
     assert_eq!((account.train_loss.loss, account.validation.loss), (vec![5.5, 5.25], vec![5.125]));
     assert_eq!(account.checkpoints[0]["bytes"], 4096);
     let seconds = [("setup", 4.25), ("compute", 3.25), ("data_wait", 0.25), ("checkpoint_stall", 0.25)];
-    for (cause, seconds) in seconds.into_iter().chain([("validation", 0.5), ("unattributed", 0.0)]) {
-        assert!((account.shares[cause] - seconds / 8.5).abs() < 1e-6, "{cause}: {}", account.shares[cause]);
+    for (cause, seconds) in seconds.into_iter().chain([("validation", 0.5), ("unattributed", 0.5)]) {
+        assert!((account.shares[cause] - seconds / 9.0).abs() < 1e-6, "{cause}: {}", account.shares[cause]);
     }
 }
 
@@ -273,7 +273,7 @@ fn a_killed_run_is_accounted_second_by_second() {
 #[test]
 fn steps_that_were_lost_count_once_they_are_done_again() {
     let claimed = |attempt: u32, resumed_from: Value| -> claim::Claim {
-        let claim = json!({"format": "eagleray.claim", "format_version": 1, "attempt": attempt, "claimed_us": 0,
+        let claim = json!({"format": "eagleray.claim", "format_version": 1, "attempt": attempt, "claimed_us": 100_000_000,
             "pid_started": null, "resumed_from": resumed_from, "host": "a", "pid": 1});
         serde_json::from_value(claim).unwrap()
     };
@@ -300,10 +300,23 @@ fn a_rank_that_leaves_leaves_when_the_loss_was_seen() {
         json!({"t": 14.0, "kind": "generation", "attempt": 1, "generation": 1, "world": 1}),
         json!({"t": 15.0, "kind": "span", "cause": "reform", "attempt": 1, "rank": 0, "start": 10.0, "end": 15.0}),
     ];
-    let timeline = Timeline::of(&events.map(event));
+    let timeline = Timeline::of(&events.map(event), &[]);
     assert!((timeline.total - 25.0).abs() < 1e-9);
     assert!((timeline.shares()["reform"] - 0.2).abs() < 1e-9);
     assert!(timeline.shares()["unattributed"].abs() < 1e-9);
+}
+
+#[test]
+fn an_attempt_that_died_before_it_said_a_word_was_idle_time_of_the_next_ones_ranks() {
+    let events = [
+        json!({"t": 40.0, "kind": "generation", "attempt": 2, "world": 2}),
+        json!({"t": 50.0, "kind": "span", "cause": "setup", "attempt": 2, "start": 30.0, "end": 50.0}),
+    ];
+    let timeline = Timeline::of(&events.map(event), &[(1, 10.0), (2, 30.0)]);
+    assert!((timeline.start - 10.0).abs() < 1e-9 && (timeline.total - 80.0).abs() < 1e-9);
+    assert!((timeline.shares()["idle"] - 0.5).abs() < 1e-9);
+    assert!(timeline.shares()["unattributed"].abs() < 1e-9);
+    assert!(Timeline::of(&[], &[(1, 10.0)]).total.abs() < 1e-9);
 }
 
 #[test]
@@ -319,7 +332,7 @@ fn an_elastic_worlds_ranks_are_counted_while_they_are_members() {
     ];
     let mut events: Vec<Event> = values.into_iter().map(event).collect();
     events.sort_by(|a, b| a.t.total_cmp(&b.t));
-    let timeline = Timeline::of(&events);
+    let timeline = Timeline::of(&events, &[]);
     assert!((timeline.total - 30.0).abs() < 1e-9);
     assert!((timeline.shares()["compute"] - 1.0).abs() < 1e-9);
 }
@@ -334,7 +347,7 @@ proptest! {
             event(json!({"t": start, "kind": "span", "cause": cause, "attempt": 1, "rank": rank, "start": start, "end": start + length}))
         }).collect();
         events.sort_by(|a, b| a.t.total_cmp(&b.t));
-        let timeline = Timeline::of(&events);
+        let timeline = Timeline::of(&events, &[]);
         let shares = timeline.shares();
         prop_assert!(shares.values().all(|&share| share >= -1e-12));
         if timeline.total > 0.0 {
@@ -343,7 +356,7 @@ proptest! {
             prop_assert!((banded - timeline.total).abs() < 1e-6 * timeline.total.max(1.0));
         }
         let doubled: Vec<Event> = events.iter().flat_map(|event| [event.clone(), event.clone()]).collect();
-        let doubled = Timeline::of(&doubled);
+        let doubled = Timeline::of(&doubled, &[]);
         prop_assert!((doubled.total - timeline.total).abs() < 1e-9);
         for (cause, share) in doubled.shares() {
             prop_assert!((share - shares[cause]).abs() < 1e-9, "{}", cause);

@@ -40,21 +40,31 @@ struct Piece {
 }
 
 impl Timeline {
-    /// The time line of a run's events, which are sorted by attempt.
-    pub fn of(events: &[Event]) -> Self {
+    /// The time line of a run's events, which are sorted by attempt, and of its claims: which attempt was
+    /// claimed when. An attempt lasts from its claim to its last event.
+    pub fn of(events: &[Event], claims: &[(u32, f64)]) -> Self {
+        let mut attempts: BTreeMap<u32, (&[Event], Option<f64>)> = BTreeMap::new();
+        for own in events.chunk_by(|a, b| a.attempt == b.attempt) {
+            attempts.insert(own[0].attempt, (own, None));
+        }
+        for &(attempt, claimed) in claims {
+            attempts.entry(attempt).or_default().1 = Some(claimed);
+        }
         let mut pieces = Vec::new();
-        let mut before: Option<(f64, usize)> = None;
-        for attempt in events.chunk_by(|a, b| a.attempt == b.attempt) {
-            let (start, end) = extent(attempt);
-            if let Some((ended, ranks)) = before.filter(|(ended, _)| start > *ended) {
-                pieces.extend((0..ranks).map(|_| Piece {
+        let mut before: Option<(f64, Option<usize>)> = None;
+        for (attempt, claimed) in attempts.into_values() {
+            let (start, end) = extent(attempt, claimed);
+            let members = memberships(attempt, start, end);
+            // An attempt that died before it had a world says nothing of its size.
+            let ranks = Some(members.len()).filter(|_| !attempt.is_empty());
+            if let Some((ended, waiting)) = before.filter(|(ended, _)| start > *ended) {
+                pieces.extend((0..waiting.or(ranks).unwrap_or(1)).map(|_| Piece {
                     start: ended,
                     end: start,
                     seconds: Seconds::from([("idle", start - ended)]),
                 }));
             }
-            let members = memberships(attempt, start, end);
-            before = Some((before.map_or(end, |(ended, _)| ended.max(end)), members.len().max(1)));
+            before = Some((before.map_or(end, |(ended, _)| ended.max(end)), ranks));
             let spans = spans_by_rank(attempt);
             for (rank, stretches) in members {
                 pieces.extend(rank_pieces(&spans, rank, &stretches));
@@ -108,16 +118,10 @@ impl Timeline {
     }
 }
 
-/// From the first to the last moment that an attempt's events speak of.
-fn extent(attempt: &[Event]) -> (f64, f64) {
-    let moments = |event: &Event| {
-        [Some(event.t), event.start, event.end]
-            .into_iter()
-            .flatten()
-            .filter(|t| t.is_finite())
-            .collect::<Vec<_>>()
-    };
-    let all = || attempt.iter().flat_map(moments);
+/// From an attempt's claim, or the first moment that its events speak of, to the last.
+fn extent(attempt: &[Event], claimed: Option<f64>) -> (f64, f64) {
+    let moments = |event: &Event| [Some(event.t), event.start, event.end];
+    let all = || attempt.iter().flat_map(moments).chain([claimed]).flatten().filter(|t| t.is_finite());
     (all().fold(f64::INFINITY, f64::min), all().fold(f64::NEG_INFINITY, f64::max))
 }
 
