@@ -89,7 +89,7 @@ def _commands(steps: Steps, text: Path, size: Size) -> None:
     suffixes = "--suffix=.py,.yml,.yaml,.md,.rst"
     steps.run("eagleray", "init", ".", "--name", "quickstart")
     limit = f"--max-bytes={size.text}"
-    steps.run("eagleray", "corpus", "collect", text, "-o", "corpus", suffixes, "--holdout=0.01", limit)
+    steps.run("eagleray", "corpus", "collect", text, "-o", "corpus", suffixes, "--holdout=0.02", limit)
     train_files = ["corpus/train/*.jsonl.zst", "-o", "tokenizer.json", "--vocab-size=8192"]
     steps.run("eagleray", "tokenizer", "train", *train_files)
     steps.run("eagleray", "check", "run.yaml", *changes)
