@@ -72,15 +72,21 @@ class _Flight:
 class CheckpointEngine:
     """At most one save in flight; every rank of the world calls the same methods in the same order.
 
-    `sweep` is called on rank 0 after each commit, in the save's thread: retention never delays a step.
+    Two things are done on rank 0 in the save's thread, where they delay no step: `prepare` before each commit,
+    what must be on the store by then, and `sweep` after it.
     """
 
     def __init__(
-        self, place: Place, now: Callable[[], float] = time.time, sweep: Callable[[], object] | None = None
+        self,
+        place: Place,
+        now: Callable[[], float] = time.time,
+        sweep: Callable[[], object] | None = None,
+        prepare: Callable[[], None] | None = None,
     ) -> None:
         self._place = place
         self._now = now
         self._sweep = sweep
+        self._prepare = prepare
         self._flight: _Flight | None = None
 
     @property
@@ -126,7 +132,7 @@ class CheckpointEngine:
 
     def _run(self, flight: _Flight, state: State, commit: dict[str, Any], times: tuple[float, float]) -> None:
         try:
-            directory, size = write(self._place, state, commit)
+            directory, size = write(self._place, state, commit, self._prepare)
             began, staged = times
             flight.saved = Saved(
                 step=flight.step, directory=directory, began=began, staged=staged, committed=self._now(), bytes=size
@@ -165,7 +171,9 @@ def stage(state: State) -> State:
     return {name: copy(value) for name, value in state.items()}
 
 
-def write(place: Place, state: State, commit: Mapping[str, Any]) -> tuple[str, int]:
+def write(
+    place: Place, state: State, commit: Mapping[str, Any], prepare: Callable[[], None] | None = None
+) -> tuple[str, int]:
     """Writes and commits one save; returns its directory and size. Every rank raises when any rank failed."""
     step = int(commit["step"])
     directory = _agree(
@@ -179,7 +187,7 @@ def write(place: Place, state: State, commit: Mapping[str, Any]) -> tuple[str, i
     except CheckpointException as error:
         raise _cause(error) from error
     _agree(place, lambda: _write_segment(place, directory, writer))
-    size = _agree(place, lambda: _commit(place, directory, commit) if _first(place) else 0)
+    size = _agree(place, lambda: _commit(place, directory, commit, prepare) if _first(place) else 0)
     return directory, size
 
 
@@ -189,7 +197,9 @@ def _write_segment(place: Place, directory: str, writer: StoreWriter) -> None:
     _core.write_segment(place.store_url, directory, place.rank, segment)
 
 
-def _commit(place: Place, directory: str, commit: Mapping[str, Any]) -> int:
+def _commit(place: Place, directory: str, commit: Mapping[str, Any], prepare: Callable[[], None] | None) -> int:
+    if prepare is not None:
+        prepare()
     fields = {"engine": ENGINE, "attempt": place.attempt, "world": place.world, **commit}
     _core.commit(place.store_url, directory, json.dumps(fields))
     committed = json.loads(_core.read_commit(place.store_url, directory))

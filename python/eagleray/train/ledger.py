@@ -73,8 +73,9 @@ class Welcome:
 class Reporter:
     """A rank's end of the ledger: events in, signals out."""
 
-    def __init__(self, push: Callable[[list[Event]], dict[str, bool]], common: Event) -> None:
+    def __init__(self, push: Callable[[list[Event], bool], dict[str, bool]], common: Event) -> None:
         self._push = push
+        self._pushing = threading.Lock()
         self._common = common
         self._lock = threading.Lock()
         self._events: list[Event] = []
@@ -97,6 +98,10 @@ class Reporter:
         """Whether the keeper has asked for `stop`, or found this attempt `superseded`."""
         return self._signals.get(name, False)
 
+    def sync(self) -> None:
+        """Hands over every event so far and returns when the store has them; not for the step's own thread."""
+        self._hand_over(durable=True)
+
     def close(self) -> None:
         """Hands over what is left; returns when it was taken or the time is up."""
         self._closing.set()
@@ -105,15 +110,19 @@ class Reporter:
     def _run(self) -> None:
         while True:
             closing = self._closing.wait(FLUSH_SECONDS)
-            with self._lock:
-                events, self._events = self._events, []
             try:
-                self._signals = self._push(events)
+                self._hand_over(durable=False)
             except Exception:
                 # The keeper is gone, and with it the driver: this process will be ended from there.
                 return
             if closing:
                 return
+
+    def _hand_over(self, *, durable: bool) -> None:
+        with self._pushing:
+            with self._lock:
+                events, self._events = self._events, []
+            self._signals = self._push(events, durable)
 
 
 @dataclass(slots=True)
@@ -164,11 +173,13 @@ class Keeper:
         self._write([self._span(self._gap_cause, rank, self._idle_since, entered)])
         return Welcome(generation=max(self._generation, 0), reached_step=self._reached_step)
 
-    def push(self, generation: int, rank: int, events: list[Event]) -> dict[str, bool]:
-        """Takes a rank's events; answers with the signals."""
+    def push(self, generation: int, rank: int, events: list[Event], durable: bool) -> dict[str, bool]:
+        """Takes a rank's events, written before it returns if `durable`; answers with the signals."""
         if generation == self._generation and events:
             self._observe(rank, events)
             self._write(events)
+        if durable:
+            self._ledger.flush()
         self._flush()
         return dict(self._signals)
 

@@ -35,7 +35,8 @@ class Saver:
             world=context.world,
             group=context.save_group,
         )
-        self._engine = CheckpointEngine(self._place, context.clock.now, self._sweep)
+        # A step that a commit holds is never taken again, so the ledger must tell of it by then.
+        self._engine = CheckpointEngine(self._place, context.clock.now, self._sweep, context.reporter.sync)
         self._begun_step = step
         self._began = context.clock.now()
         self._stall: float | None = None

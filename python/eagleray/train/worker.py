@@ -42,8 +42,11 @@ def run_worker(config: dict[str, Any]) -> dict[str, Any]:
     keeper = worker.keeper
     welcome = ray.get(keeper.enter.remote(rank, entered))
 
-    def push(events: list[Event]) -> dict[str, bool]:
-        signals: dict[str, bool] = ray.get(keeper.push.remote(welcome.generation, rank, events))
+    def push(events: list[Event], durable: bool) -> dict[str, bool]:
+        try:
+            signals: dict[str, bool] = ray.get(keeper.push.remote(welcome.generation, rank, events, durable))
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from error
         return signals
 
     reporter = Reporter(push, {"rank": rank, "generation": welcome.generation})
