@@ -17,6 +17,7 @@ import pytest
 
 from eagleray import _core
 from eagleray.data import SampleStream, stream_config
+from package import PYTHON
 
 SEQUENCE = 32
 END = 203
@@ -162,7 +163,7 @@ def test_reads_that_fail_are_tried_again(config: dict[str, Any], monkeypatch: py
 
 
 def run_python(code: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
-    path = os.pathsep.join([str(Path(__file__).resolve().parents[2] / "python"), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(PYTHON), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"PYTHONPATH": path} | options
     return subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(code), *arguments],

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from eagleray import _core
+from package import PYTHON
 from test_stream import END, make_config
 
 ray = pytest.importorskip("ray")
@@ -48,8 +49,7 @@ def test_ray_still_asks_configure_and_hands_over_what_it_returns() -> None:
 def local_ray() -> Iterator[None]:
     """A Ray of this test, in a folder of its own."""
     folder = tempfile.mkdtemp(prefix="er-s")
-    python = str(Path(__file__).resolve().parents[2] / "python")
-    path = os.pathsep.join(filter(None, [python, os.environ.get("PYTHONPATH")]))
+    path = os.pathsep.join(filter(None, [str(PYTHON), os.environ.get("PYTHONPATH")]))
     ray.init(
         address="local",
         num_cpus=2,

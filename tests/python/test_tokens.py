@@ -17,7 +17,7 @@ import pytest
 import seaweed
 from eagleray import _core
 from eagleray.data.build import build
-from training import PYTHON
+from package import PYTHON
 
 TEXTS = [f"document {i}: the ray glides over warm sand — 모래 {i * 7919 % 1000}" for i in range(400)]
 

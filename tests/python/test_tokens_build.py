@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from eagleray import _core
-from training import PYTHON
+from package import PYTHON
 
 KILLS = 6
 DEADLINE_SECONDS = 240

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-PYTHON = Path(__file__).resolve().parents[2] / "python"
+from package import PYTHON
+
 SEQUENCE = 32
 BATCH = 8
 # Only a hang is as slow as this; every wait below is for a condition.

@@ -236,7 +236,12 @@ fn an_interrupt_ends_the_process_by_its_signal() {
 
     let folder = initialised();
     stub(&folder.path().join("sleeping"), "echo ready; exec sleep 60");
-    let mut child = eagleray(folder.path(), &["train", "first/run.yaml"])
+    // Whoever runs the tests in the background may have them ignore interrupts, and children inherit that.
+    let mut child = Command::new("env")
+        .arg("--default-signal=INT")
+        .arg(cargo_bin("eagleray"))
+        .args(["train", "first/run.yaml"])
+        .current_dir(folder.path())
         .env("EAGLERAY_PYTHON", folder.path().join("sleeping"))
         .stdout(Stdio::piped())
         .spawn()

@@ -14,14 +14,9 @@ pub(crate) fn from_object_store(error: object_store::Error) -> Error {
         }
         Cause::PermissionDenied { .. } | Cause::Unauthenticated { .. } => denied(),
         _ if text.contains("NoSuchBucket") => no_bucket(),
+        // The instance's metadata service is asked only where nothing else gives credentials.
+        _ if text.contains("169.254.") => no_credentials(),
         _ if is_denied(&text) => denied(),
-        _ if text.contains("169.254.") || text.contains("metadata") => (
-            Kind::Invalid,
-            "no S3 credentials were found".to_owned(),
-            Some(
-                "set `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, or give the pod an identity (Pod Identity, IRSA)",
-            ),
-        ),
         _ => (
             Kind::Unavailable,
             "the store did not answer".to_owned(),
@@ -41,6 +36,11 @@ fn no_bucket() -> Meaning {
         "no such bucket".to_owned(),
         Some("create the bucket, or correct its name or `AWS_ENDPOINT_URL`"),
     )
+}
+
+fn no_credentials() -> Meaning {
+    let hint = "set `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, or give the pod an identity (Pod Identity, IRSA)";
+    (Kind::Invalid, "no S3 credentials were found".to_owned(), Some(hint))
 }
 
 fn denied() -> Meaning {
@@ -63,4 +63,24 @@ fn chain_text(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn generic(text: &str) -> Error {
+        from_object_store(object_store::Error::Generic { store: "S3", source: text.to_owned().into() })
+    }
+
+    #[test]
+    fn what_the_servers_say_becomes_what_the_user_can_do() {
+        let missing = generic("PUT http://169.254.169.254/latest/api/token: 403 Forbidden");
+        assert!(missing.message().contains("no S3 credentials"), "{missing}");
+        let wrong = generic("status: 403 Forbidden <Code>SignatureDoesNotMatch</Code>");
+        assert!(wrong.message().contains("access was denied"), "{wrong}");
+        assert_eq!(generic("<Code>NoSuchBucket</Code>").kind(), Kind::NotFound);
+        assert_eq!(generic("connection reset").kind(), Kind::Unavailable);
+        assert!([missing, wrong].iter().all(|error| error.hint().is_some()));
+    }
 }
