@@ -23,6 +23,7 @@ usage: ./dev COMMAND
   fmt                                formats everything
   lint                               formatting, clippy, ruff, types, tidy, licences
   ci                                 everything, as CI runs it
+  clean                              removes the environment of this clone, and those of clones that are gone
   help                               this
 
 The first command sets up an environment in ~/.cache/eagleray (EAGLERAY_CACHE): Ray and a PyTorch with
@@ -44,7 +45,9 @@ def _quickstart(arguments: list[str]) -> None:
 
 def _bench(arguments: list[str]) -> None:
     python = build.install()
-    run([python, CLONE / "benches" / "run.py", *arguments], environment=environment.environment(), echo=False)
+    # Held all the while: a build beside a benchmark would be measured with it.
+    with build.owned_target():
+        run([python, CLONE / "benches" / "run.py", *arguments], environment=build.cargo_environment(), echo=False)
 
 
 def _python(arguments: list[str]) -> None:
@@ -65,6 +68,7 @@ COMMANDS: dict[str, Callable[[list[str]], object]] = {
     "fmt": lambda _: checks.formatted(write=True),
     "lint": _lint,
     "ci": lambda _: ci.run(),
+    "clean": lambda _: environment.clean(),
 }
 
 

@@ -79,10 +79,24 @@ def environment() -> dict[str, str]:
     """The variables of a command that runs inside the environment."""
     inside = dict(os.environ)
     inside |= {"VIRTUAL_ENV": str(VENV), "PATH": f"{VENV / 'bin'}:{os.environ.get('PATH', '')}"}
+    inside.setdefault("EAGLERAY_INPUTS", str(CACHE / "inputs"))
     # Neither a Python path nor a home of another installation may get in.
     for name in ("PYTHONPATH", "PYTHONHOME", "EAGLERAY_PYTHON"):
         inside.pop(name, None)
     return inside
+
+
+def clean() -> None:
+    """Removes the environment of this clone, and those of clones that are gone."""
+    for venv in sorted(VENV.parent.glob("*")):
+        name = venv / ".eagleray-clone"
+        clone = Path(name.read_text().strip()) if name.exists() else None
+        if venv == VENV or (clone is not None and not clone.exists()):
+            with locked(f"venv-{venv.name}", "waiting for another `./dev` that sets up this environment"):
+                say(f"removing {venv}, the environment of {clone or CLONE}")
+                shutil.rmtree(venv)
+    shutil.rmtree(CLONE / "target" / "wheel-data", ignore_errors=True)
+    say(f"what clones share is left: packages, compiled dependencies and texts in {CACHE}")
 
 
 def _make() -> None:
