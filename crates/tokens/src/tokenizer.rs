@@ -192,9 +192,17 @@ impl Definition {
         }
     }
 
+    fn all_added_are_special(&self) -> bool {
+        let added = self.json.get("added_tokens").and_then(Value::as_array).into_iter().flatten();
+        added.map(|entry| entry.get("special").and_then(Value::as_bool)).all(|special| special == Some(true))
+    }
+
     fn load_fastokens(&self) -> Result<Fastokens> {
+        // Where every added token is special, none is looked for: that spares a search through each text.
+        let policy =
+            if self.all_added_are_special() { AddedTokenPolicy::None } else { AddedTokenPolicy::SkipSpecial };
         let loaded = fastokens::Tokenizer::from_json(self.json.clone());
-        loaded.map(Fastokens).map_err(|error| {
+        loaded.map(|inner| Fastokens { inner, policy }).map_err(|error| {
             Error::invalid(format!("`{}` is not supported by fastokens", self.place))
                 .with_source(error.to_string())
         })
@@ -221,12 +229,14 @@ fn highest_id(vocab: &Value) -> Option<u64> {
     }
 }
 
-struct Fastokens(fastokens::Tokenizer);
+struct Fastokens {
+    inner: fastokens::Tokenizer,
+    policy: AddedTokenPolicy,
+}
 
 impl Tokenizer for Fastokens {
     fn encode(&self, text: &str, ids: &mut Vec<u32>) -> Result<()> {
-        let policy = AddedTokenPolicy::SkipSpecial;
-        let encoded = self.0.encode_unpadded::<Vec<u32>>(text, false, policy);
+        let encoded = self.inner.encode_unpadded::<Vec<u32>>(text, false, self.policy);
         ids.extend(
             encoded.map_err(|error| Error::internal("cannot tokenise").with_source(error.to_string()))?,
         );
