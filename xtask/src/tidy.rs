@@ -63,8 +63,9 @@ fn has_extension(path: &str, wanted: &str) -> bool {
 }
 
 fn tracked_files(root: &Path) -> Result<Vec<String>> {
+    // In CI the clone may belong to another user than the one that checks it.
     let listed = Command::new("git")
-        .args(["ls-files", "--cached", "--others", "--exclude-standard"])
+        .args(["-c", "safe.directory=*", "ls-files", "--cached", "--others", "--exclude-standard"])
         .current_dir(root)
         .output()
         .context("cannot run `git ls-files`")?;

@@ -75,7 +75,33 @@ fn a_path_of_one_machine_is_found_where_a_path_begins() {
 #[test]
 fn the_low_floors_know_no_clock_and_no_file() {
     let text = "//! std::fs\nuse std::time::Duration;\nuse std::time::Instant;\n#[cfg(test)]\nuse std::fs;\n";
-    assert_eq!(impurities("crates/order/src/a.rs", text).len(), 1);
     assert_eq!(messages("crates/order/src/a.rs", text).len(), 1);
     assert_eq!(messages("crates/run/src/a.rs", text), Vec::<String>::new());
+}
+
+#[test]
+fn files_are_the_business_of_the_store() {
+    let text = "//! std::fs\nuse std::fs::File;\n";
+    assert_eq!(
+        messages("crates/run/src/a.rs", text),
+        ["crates/run/src/a.rs:2: `std::fs` outside the store: use `eagleray_store::Store`"]
+    );
+    for path in ["crates/store/src/a.rs", "crates/cli/src/a.rs", "crates/run/src/a/tests.rs"] {
+        assert_eq!(messages(path, text), Vec::<String>::new(), "{path}");
+    }
+}
+
+#[test]
+fn a_long_function_of_python_is_found_and_a_reason_allows_it() {
+    let function = |lines: usize| {
+        format!(
+            "class A:\n    async def long(\n        self,\n    ) -> None:\n{}\n\n",
+            "        go()\n".repeat(lines - 3)
+        )
+    };
+    let found = messages("a.py", &format!("{}    def other(self) -> None: ...\n", function(71)));
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].starts_with("a.py:2: `long` has 71 lines"), "{found:?}");
+    assert_eq!(messages("a.py", &function(70)), Vec::<String>::new());
+    assert_eq!(messages("a.py", &format!("# long: a table\n{}", function(90))), Vec::<String>::new());
 }
