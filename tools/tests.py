@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
-import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -49,34 +46,11 @@ def python(arguments: Sequence[str]) -> str:
     """pytest with real Ray and a real S3 server, against the installed wheel."""
     interpreter = build.install()
     command = [str(interpreter), "-m", "pytest", *arguments]
-    variables = build.cargo_environment()
-    with tempfile.TemporaryDirectory(prefix="eagleray-tests-") as folder:
-        if not arguments:
-            variables["EAGLERAY_STORE_TESTS"] = str(_store_tests(Path(folder)))
-        status, lines = teed(command, variables)
+    status, lines = teed(command, build.cargo_environment())
     results = [found.group(1) for found in map(PYTEST_RESULT.match, lines) if found]
     counted = re.search(r"(\d+) passed", results[-1]) if results else None
     summary = f"pytest: {results[-1] if results else 'no summary'}"
     return _judge(summary, status, int(counted.group(1)) if counted else 0)
-
-
-def _store_tests(folder: Path) -> Path:
-    """A copy of the unit tests of the crate `store`, which also run against a real S3 server.
-
-    Built with the whole workspace: alone, the crate has other features of its dependencies, and cargo
-    would compile them again. Copied, because another clone may build there while the tests run.
-    """
-    command = ["cargo", "test", "--workspace", "--locked", "--no-run", "--message-format=json"]
-    with build.owned_target():
-        say(f"$ {shown(command)}")
-        variables = build.cargo_environment()
-        done = subprocess.run(command, cwd=CLONE, env=variables, stdout=subprocess.PIPE, text=True, check=False)
-        if done.returncode != 0:
-            raise Failed("the Rust tests do not compile")
-        for message in map(json.loads, done.stdout.splitlines()):
-            if message.get("executable") and message["target"]["name"] == "eagleray_store":
-                return Path(shutil.copy2(message["executable"], folder))
-    raise Failed("cargo named no test binary of the crate `eagleray-store`")
 
 
 def _judge(summary: str, status: int, passed: int) -> str:
