@@ -7,8 +7,10 @@ They lie in `$EAGLERAY_INPUTS`, by default `~/.cache/eagleray/inputs`; versions 
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -140,20 +142,33 @@ def _debian(package: str) -> Path:
     return folder
 
 
-def _help(package: str) -> Iterator[str]:
-    """LibreOffice's help pages, as plain text."""
-    import re
-
+def _pages(package: str) -> Iterator[str]:
+    """The HTML pages of a package of documentation, as plain text."""
     for path in sorted(_debian(package).rglob("*.html")):
         text = path.read_text(encoding="utf-8", errors="ignore")
-        body = text[text.find('<div id="DisplayArea"') :]
-        yield re.sub(r"\s*\n\s*", "\n", re.sub(r"<[^>]+>", "", re.sub(r"(?s)<script.*?</script>", "", body))).strip()
+        body = text[max(text.find('<div id="DisplayArea"'), 0) :]
+        plain = re.sub(r"<[^>]+>", "", re.sub(r"(?s)<(script|style).*?</\1>", "", body))
+        yield re.sub(r"\s*\n\s*", "\n", plain).strip()
+
+
+def _korean() -> Iterator[str]:
+    for package in ("libreoffice-help-ko", "gimp-help-ko"):
+        for text in _pages(package):
+            letters = sum(map(str.isalpha, text))
+            if letters and sum("가" <= character <= "힣" for character in text) > 0.1 * letters:
+                yield text
+
+
+def _prose() -> Iterator[str]:
+    """The Linux kernel's documentation: English prose of engineers, with some code."""
+    for path in sorted(_debian("linux-doc-6.1").rglob("Documentation/**/*.rst.gz")):
+        yield gzip.decompress(path.read_bytes()).decode("utf-8", errors="ignore")
 
 
 _SOURCES = {
-    "prose": lambda: _help("libreoffice-help-en-us"),
+    "prose": _prose,
     "code": _code,
-    "korean": lambda: _help("libreoffice-help-ko"),
+    "korean": _korean,
     "chinese": _chinese,
 }
 
