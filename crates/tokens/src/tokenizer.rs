@@ -263,12 +263,19 @@ impl Tokenizer for HuggingFace {
     }
 }
 
+/// The engine this process used last.
+static CACHE: Mutex<Option<(Digest, Arc<dyn Tokenizer>)>> = Mutex::new(None);
+
+/// Keeps an engine for [`cached`], so that a process that plans a build and runs it loads it once.
+pub(crate) fn remember(hash: Digest, tokenizer: Arc<dyn Tokenizer>) {
+    *CACHE.lock() = Some((hash, tokenizer));
+}
+
 /// Loads an engine once a process: a Ray worker runs many tasks with one tokenizer.
 ///
 /// # Errors
 /// As [`Definition::parse`] and [`Definition::load_engine`].
 pub fn cached(store: &Store, path: &str, hash: Digest, engine: &str) -> Result<Arc<dyn Tokenizer>> {
-    static CACHE: Mutex<Option<(Digest, Arc<dyn Tokenizer>)>> = Mutex::new(None);
     let mut cache = CACHE.lock();
     if let Some((cached, tokenizer)) = cache.as_ref()
         && *cached == hash

@@ -12,7 +12,7 @@ use super::{
 use crate::Dataset;
 use crate::format::manifest;
 use crate::reader::{Compression, Format, Piece};
-use crate::tokenizer::Definition;
+use crate::tokenizer::{self, Definition};
 
 /// Text that one map task reads.
 const MAP_BYTES: u64 = 32 << 20;
@@ -134,7 +134,7 @@ fn documents(source: &Source, name: &str, role: Role, definition: &Definition, d
     let work_path = format!("work/{build_key}");
     let work = built.child(&work_path);
     let done = find_done(&built, build_key)?;
-    let engine = if done.is_some() { String::new() } else { definition.load()?.engine().to_owned() };
+    let engine = if done.is_some() { String::new() } else { choose_engine(definition)? };
     let mut settings = settings(data, text_field, definition, eod_id, engine);
     settings.shards = num_shards(&inputs);
     let mut plan = Plan {
