@@ -29,7 +29,7 @@ class Size:
 FULL = Size(text="48MB", overrides=())
 # For CI: two minutes instead of ten, the same commands.
 SHORT = Size(
-    text="12MB",
+    text="24MB",
     overrides=(
         "train.steps=120",
         "train.schedule.cosine.warmup_steps=10",
@@ -89,7 +89,7 @@ def _commands(steps: Steps, text: Path, size: Size) -> None:
     suffixes = "--suffix=.py,.yml,.yaml,.md,.rst"
     steps.run("eagleray", "init", ".", "--name", "quickstart")
     limit = f"--max-bytes={size.text}"
-    steps.run("eagleray", "corpus", "collect", text, "-o", "corpus", suffixes, "--holdout=0.02", limit)
+    steps.run("eagleray", "corpus", "collect", text, "-o", "corpus", suffixes, "--holdout=0.03", limit)
     train_files = ["corpus/train/*.jsonl.zst", "-o", "tokenizer.json", "--vocab-size=8192"]
     steps.run("eagleray", "tokenizer", "train", *train_files)
     steps.run("eagleray", "check", "run.yaml", *changes)
