@@ -168,6 +168,14 @@ fn documents(source: &Source, name: &str, role: Role, definition: &Definition, d
     Ok(plan)
 }
 
+/// The engine of a new build; it stays loaded for the tasks that this process may run.
+fn choose_engine(definition: &Definition) -> Result<String> {
+    let tokenizer = definition.load()?;
+    let engine = tokenizer.engine().to_owned();
+    tokenizer::remember(definition.hash(), tokenizer);
+    Ok(engine)
+}
+
 fn settings(data: &Data, text_field: &str, definition: &Definition, eod_id: u32, engine: String) -> Settings {
     Settings {
         tokenizer_hash: definition.hash(),
