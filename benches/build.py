@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import inputs
+import fetch
 import native
 
 STEPS = ("decode", "json", "bpe", "write")
@@ -53,8 +53,8 @@ print(json.dumps({name: {"cpu": b[0] - a[0], "wall": b[1] - a[1]} for name, a, b
 def run(runs: int = RUNS, megabytes: int = MEGABYTES) -> dict[str, Any]:
     """Measures build and steps with GPT-2's tokenizer on Python code."""
     program = native.example("chain")
-    tokenizer = str(inputs.gpt2())
-    documents = inputs.texts("code", megabytes * 1_000_000)
+    tokenizer = str(fetch.gpt2())
+    documents = fetch.texts("code", megabytes * 1_000_000)
     size = sum(len(text.encode()) for text in documents) / 1e6
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import inputs
+import fetch
 import native
 
 TEXTS = ("prose", "code", "korean", "chinese")
@@ -34,16 +34,16 @@ def run(runs: int = RUNS, megabytes: int = MEGABYTES) -> dict[str, Any]:
         files: dict[str, Path] = {}
         for kind in TEXTS:
             try:
-                documents = inputs.texts(kind, megabytes * 1_000_000, at_least=MEGABYTES_MIN * 1_000_000)
-            except inputs.Missing as missing:
+                documents = fetch.texts(kind, megabytes * 1_000_000, at_least=MEGABYTES_MIN * 1_000_000)
+            except fetch.Missing as missing:
                 skipped.append(f"{kind}: {missing}")
                 continue
             files[kind] = Path(folder, f"{kind}.jsonl")
             files[kind].write_text("".join(json.dumps(text) + "\n" for text in documents), encoding="utf-8")
-        for tokenizer, fetch in (("gpt2", inputs.gpt2), ("llama3_1", inputs.llama)):
+        for tokenizer, fetched in (("gpt2", fetch.gpt2), ("llama3_1", fetch.llama)):
             try:
-                path = str(fetch())
-            except inputs.Missing as missing:
+                path = str(fetched())
+            except fetch.Missing as missing:
                 skipped.append(f"{tokenizer}: {missing}")
                 continue
             for kind, file in files.items():

@@ -94,7 +94,7 @@ fn the_versions_in_manifests_are_the_versions_linked() {
     }
 }
 
-/// GPT-2 and Llama 3.1, where `benches/inputs.py` has fetched them.
+/// GPT-2 and Llama 3.1, where `benches/fetch.py` has fetched them.
 fn real(name: &str) -> Option<Definition> {
     let cache = std::env::var_os("EAGLERAY_INPUTS").map(PathBuf::from);
     let cache =
@@ -102,8 +102,8 @@ fn real(name: &str) -> Option<Definition> {
     let path = cache.join(name);
     if !path.exists() {
         let required = std::env::var_os("CI").is_some();
-        assert!(!required, "`{}` is missing: run `python benches/inputs.py`", path.display());
-        println!("skipped: `{}` is not there, `python benches/inputs.py` fetches it", path.display());
+        assert!(!required, "`{}` is missing: run `python benches/fetch.py`", path.display());
+        println!("skipped: `{}` is not there, `python benches/fetch.py` fetches it", path.display());
         return None;
     }
     Some(Definition::read(path.to_str().unwrap()).unwrap())

