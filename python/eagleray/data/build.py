@@ -115,20 +115,19 @@ def _run_tasks(
     waiting = iter([json.dumps(task) for task in tasks])
     running: set[Any] = set()
     limit = at_once if workers else at_once * (1 + QUEUED_PER_WORKER)
-    try:
-        while True:
-            while len(running) < limit and (task := next(waiting, None)) is not None:
-                running.add(remote.remote(step, task))
-            if not running:
-                return
-            done, _ = ray.wait(list(running), num_returns=1, timeout=TERMINAL_LINE_SECONDS)
-            for reference in done:
-                running.discard(reference)
-                yield _stats_of(ray.get(reference))
-            show(meter.line(), False)
-    finally:
-        for reference in running:
-            ray.cancel(reference, force=True)
+    # Tasks that are left when this ends early are not cancelled: a cancel that crosses a task's reply aborts
+    # this process inside Ray 2.60 (`Tried to complete task that was not pending`). They end with this
+    # driver; in a driver that goes on, the few that were handed out finish, and the next build finds them done.
+    while True:
+        while len(running) < limit and (task := next(waiting, None)) is not None:
+            running.add(remote.remote(step, task))
+        if not running:
+            return
+        done, _ = ray.wait(list(running), num_returns=1, timeout=TERMINAL_LINE_SECONDS)
+        for reference in done:
+            running.discard(reference)
+            yield _stats_of(ray.get(reference))
+        show(meter.line(), False)
 
 
 def _stats_of(outcome: Mapping[str, Any]) -> str:
