@@ -96,16 +96,17 @@ impl Source {
     /// Where sample `index` lies: its inputs and the label of the last, mostly in one shard.
     pub(crate) fn pieces(&self, index: u64, into: &mut Vec<Piece>) {
         into.clear();
+        let shards = &self.dataset.manifest().shards;
         let mut offset = index * self.sequence_length;
         let end = offset + self.sequence_length + 1;
         while offset < end {
             let (shard, first) = self.dataset.locate(offset);
-            let held = &self.dataset.manifest().shards[shard];
-            let count = (end - offset).min(held.tokens - first);
+            let count = (end - offset).min(shards.tokens(shard) - first);
             let block_tokens = self.token_type.block_tokens() as u64;
             let first_block = first / block_tokens;
             let last_block = (first + count).div_ceil(block_tokens);
-            let bytes = held.bytes[0].min(last_block * BLOCK_BYTES as u64) - first_block * BLOCK_BYTES as u64;
+            let bytes = shards.bin_bytes(shard).min(last_block * BLOCK_BYTES as u64)
+                - first_block * BLOCK_BYTES as u64;
             into.push(Piece {
                 shard,
                 first,

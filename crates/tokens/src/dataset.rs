@@ -61,8 +61,8 @@ impl Dataset {
     fn with_manifest(store: Store, manifest: Manifest) -> Result<Self> {
         let mut starts = vec![0];
         let mut total = 0;
-        for shard in &manifest.shards {
-            total += shard.tokens;
+        for shard in 0..manifest.shards.len() {
+            total += manifest.shards.tokens(shard);
             starts.push(total);
         }
         let token_type = manifest.token_type()?;
@@ -106,7 +106,7 @@ impl Dataset {
 
     /// The path of one of a shard's objects: `.bin`, `.idx` or `.blocks`.
     pub fn path(&self, shard: usize, suffix: &str) -> String {
-        format!("{}{suffix}", self.manifest.shards[shard].path)
+        format!("{}{suffix}", self.manifest.shards.path(shard))
     }
 
     /// Reads everything and checks every block, index, checksum and hash.
@@ -114,10 +114,11 @@ impl Dataset {
     /// # Errors
     /// `Corrupt` naming the first object, block and token offset that is not what was written.
     pub fn verify(&self, progress: &mut dyn FnMut(u64)) -> Result<Verified> {
+        self.verify_hash()?;
         let mut blocks = 0;
         let mut bytes = 0;
         for (number, shard) in self.manifest.shards.iter().enumerate() {
-            blocks += self.verify_shard(number, shard, progress)?;
+            blocks += self.verify_shard(number, &shard, progress)?;
             bytes += shard.bytes.iter().sum::<u64>();
         }
         Ok(Verified {
@@ -128,6 +129,18 @@ impl Dataset {
             documents: self.manifest.documents,
             bytes,
         })
+    }
+
+    /// That the shards' digests give the dataset hash, under which the dataset is known.
+    fn verify_hash(&self) -> Result<()> {
+        let hash = self.manifest.shards.dataset_hash();
+        if hash != self.manifest.dataset_hash {
+            let (object, stated) = (self.store.url_of(manifest::NAME), self.manifest.dataset_hash);
+            return Err(damaged(format!(
+                "`{object}` states dataset hash {stated}, but its shards give {hash}"
+            )));
+        }
+        Ok(())
     }
 
     fn verify_shard(&self, number: usize, shard: &Shard, progress: &mut dyn FnMut(u64)) -> Result<u64> {

@@ -4,8 +4,8 @@ use eagleray_base::{Digest, Result, crc32c};
 use eagleray_store::Store;
 
 use crate::format::TokenType;
-use crate::format::manifest::{self, Manifest, Shard};
-use crate::format::shard::{ShardEncoder, dataset_hash};
+use crate::format::manifest::{self, Manifest, Shard, Shards};
+use crate::format::shard::ShardEncoder;
 
 /// What a fixture states about its tokens.
 #[derive(Clone, Debug)]
@@ -52,14 +52,14 @@ pub fn write_dataset(store: &Store, options: &Options, shards: &[Vec<Vec<u32>>])
         };
         written.push((shard, [bin, parts.index, parts.blocks]));
     }
-    let hash = dataset_hash(written.iter().map(|(shard, _)| (&shard.bin_digest, &shard.lengths_digest)));
+    let shards: Shards = written.iter().map(|(shard, _)| shard.clone()).collect();
+    let hash = shards.dataset_hash();
     let folder = store.child(&hash.to_string());
     for (shard, objects) in &mut written {
         for (suffix, bytes) in manifest::SUFFIXES.iter().zip(objects) {
             folder.put(&format!("{}{suffix}", shard.path), std::mem::take(bytes))?;
         }
     }
-    let shards: Vec<Shard> = written.into_iter().map(|(shard, _)| shard).collect();
     let manifest = Manifest {
         dataset_hash: hash,
         tokenizer_hash: options.tokenizer_hash,
@@ -67,8 +67,8 @@ pub fn write_dataset(store: &Store, options: &Options, shards: &[Vec<Vec<u32>>])
         vocab_size: options.vocab_size,
         eod_id: options.eod_id,
         token_bytes: token_type.bytes() as u32,
-        tokens: shards.iter().map(|shard| shard.tokens).sum(),
-        documents: shards.iter().map(|shard| shard.documents).sum(),
+        tokens: written.iter().map(|(shard, _)| shard.tokens).sum(),
+        documents: written.iter().map(|(shard, _)| shard.documents).sum(),
         shards,
     };
     folder.put(manifest::NAME, manifest.encode()?)?;

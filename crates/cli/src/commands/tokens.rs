@@ -69,7 +69,8 @@ pub(crate) struct Verify {
 impl Verify {
     fn run(self, output: &Output) -> Result<()> {
         let dataset = Dataset::open(&Store::open(&self.path)?)?;
-        let total = dataset.manifest().shards.iter().map(|shard| shard.bytes[0]).sum();
+        let shards = &dataset.manifest().shards;
+        let total = (0..shards.len()).map(|shard| shards.bin_bytes(shard)).sum();
         let bar = output.progress("verify", total, true);
         let verified = dataset.verify(&mut |bytes| bar.inc(bytes))?;
         bar.finish_and_clear();

@@ -6,8 +6,7 @@ use serde::Serialize;
 
 use super::plan::{KeyEntry, find_done};
 use super::{BadRecord, MapStats, Plan, RawObject, ReduceStats, Role, Settings, from_json, paths, to_json};
-use crate::format::manifest::{self, Manifest, SUFFIXES, Shard};
-use crate::format::shard::dataset_hash;
+use crate::format::manifest::{self, Manifest, SUFFIXES, Shard, Shards};
 
 /// Bad records that a message names.
 const NAMED: usize = 3;
@@ -131,9 +130,9 @@ fn publish(plan: &Plan, built: &Store, work: &Store) -> Result<Digest> {
         shards.push(from_json(&bytes, &place)?);
     }
     shards.retain(|shard| shard.documents > 0);
-    let hash = dataset_hash(shards.iter().map(|shard| (&shard.bin_digest, &shard.lengths_digest)));
     let counts = Counts::of(&maps);
-    let manifest = manifest_of(plan, hash, &shards);
+    let manifest = manifest_of(plan, &shards);
+    let hash = manifest.dataset_hash;
     if (manifest.tokens, manifest.documents) != (counts.tokens, counts.documents) {
         return Err(Error::internal(format!(
             "{} tokens in {} documents went in, {} in {} came out",
@@ -143,7 +142,7 @@ fn publish(plan: &Plan, built: &Store, work: &Store) -> Result<Digest> {
     }
     let folder = built.child(&hash.to_string());
     if folder.head(manifest::NAME)?.is_none() {
-        for (written, listed) in shards.iter().zip(&manifest.shards) {
+        for (written, listed) in shards.iter().zip(manifest.shards.iter()) {
             for suffix in SUFFIXES {
                 let from = format!("{}{suffix}", paths::shard(written.shard));
                 built.copy(
@@ -160,8 +159,8 @@ fn publish(plan: &Plan, built: &Store, work: &Store) -> Result<Digest> {
     Ok(hash)
 }
 
-fn manifest_of(plan: &Plan, hash: Digest, shards: &[ReduceStats]) -> Manifest {
-    let listed = shards.iter().enumerate().map(|(number, shard)| Shard {
+fn manifest_of(plan: &Plan, written: &[ReduceStats]) -> Manifest {
+    let listed = written.iter().enumerate().map(|(number, shard)| Shard {
         path: paths::shard(number as u32),
         tokens: shard.tokens,
         documents: shard.documents,
@@ -170,16 +169,17 @@ fn manifest_of(plan: &Plan, hash: Digest, shards: &[ReduceStats]) -> Manifest {
         bin_digest: shard.bin_digest,
         lengths_digest: shard.lengths_digest,
     });
+    let shards: Shards = listed.collect();
     Manifest {
-        dataset_hash: hash,
+        dataset_hash: shards.dataset_hash(),
         tokenizer_hash: plan.settings.tokenizer_hash,
         engine: plan.settings.engine.clone(),
         vocab_size: plan.settings.vocab_size,
         eod_id: plan.settings.eod_id,
         token_bytes: plan.settings.token_type().bytes() as u32,
-        tokens: shards.iter().map(|shard| shard.tokens).sum(),
-        documents: shards.iter().map(|shard| shard.documents).sum(),
-        shards: listed.collect(),
+        tokens: written.iter().map(|shard| shard.tokens).sum(),
+        documents: written.iter().map(|shard| shard.documents).sum(),
+        shards,
     }
 }
 

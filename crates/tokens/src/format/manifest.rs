@@ -4,13 +4,17 @@
 //! multiple of 8. Then the columns, each an array over all shards, in this order: u64 end of the path in
 //! the string heap, u64 tokens, u64 documents, u64 bytes of `.bin`, u64 of `.idx`, u64 of `.blocks`;
 //! u32 crc32c of `.bin`, of `.idx`, of `.blocks`; 32 bytes BLAKE3 of `.bin`, 32 of the lengths. Then the
-//! string heap, and u32 crc32c of everything before. A shard takes about 140 bytes, so that 10⁵ shards
-//! open in milliseconds.
+//! string heap, and u32 crc32c of everything before. A shard takes about 140 bytes and
+//! is decoded when it is asked for: 10⁵ shards open in milliseconds.
 
 use eagleray_base::{Digest, Error, Result, crc32c};
 use serde::{Deserialize, Serialize};
 
-use super::{Cursor, TokenType, shard};
+use super::{Cursor, TokenType};
+
+mod shards;
+
+pub use shards::Shards;
 
 /// The first bytes of every manifest.
 pub const MAGIC: &[u8; 8] = b"ERTOKENS";
@@ -61,7 +65,7 @@ pub struct Manifest {
     /// Documents of all shards.
     pub documents: u64,
     /// The shards, in order.
-    pub shards: Vec<Shard>,
+    pub shards: Shards,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -115,25 +119,7 @@ impl Manifest {
         bytes.extend_from_slice(&(json.len() as u32).to_le_bytes());
         bytes.extend_from_slice(&json);
         bytes.resize(bytes.len().next_multiple_of(8), 0);
-        let mut end = 0;
-        for shard in &self.shards {
-            end += shard.path.len() as u64;
-            bytes.extend_from_slice(&end.to_le_bytes());
-        }
-        let mut column = |get: fn(&Shard) -> u64| {
-            bytes.extend(self.shards.iter().flat_map(|shard| get(shard).to_le_bytes()));
-        };
-        column(|shard| shard.tokens);
-        column(|shard| shard.documents);
-        column(|shard| shard.bytes[0]);
-        column(|shard| shard.bytes[1]);
-        column(|shard| shard.bytes[2]);
-        for part in 0..3 {
-            bytes.extend(self.shards.iter().flat_map(|shard| shard.crc32c[part].to_le_bytes()));
-        }
-        bytes.extend(self.shards.iter().flat_map(|shard| *shard.bin_digest.as_bytes()));
-        bytes.extend(self.shards.iter().flat_map(|shard| *shard.lengths_digest.as_bytes()));
-        bytes.extend(self.shards.iter().flat_map(|shard| shard.path.bytes()));
+        bytes.extend_from_slice(self.shards.as_bytes());
         let checksum = crc32c(&bytes);
         bytes.extend_from_slice(&checksum.to_le_bytes());
         Ok(bytes)
@@ -142,8 +128,8 @@ impl Manifest {
     /// Parses and checks a manifest.
     ///
     /// # Errors
-    /// `Corrupt` where the bytes are not a manifest, or totals, hash and shards contradict each other;
-    /// `Invalid` where a newer program wrote it.
+    /// `Corrupt` where the bytes are not a manifest, or totals and shards contradict each other; `Invalid`
+    /// where a newer program wrote it. That the digests give the dataset hash, `verify` checks.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         let mut cursor = Cursor::new(bytes);
         if cursor.take(8, "the magic")? != MAGIC {
@@ -170,7 +156,7 @@ impl Manifest {
         let header: Header = serde_json::from_slice(json)
             .map_err(|error| Error::corrupt("has an unreadable header").with_source(error))?;
         cursor.take(cursor.position().next_multiple_of(8) - cursor.position(), "the padding")?;
-        let shards = parse_shards(&mut cursor, header.shards, bytes.len())?;
+        let shards = Shards::parse(&bytes[cursor.position()..], header.shards)?;
         let manifest = Self {
             dataset_hash: header.dataset_hash,
             tokenizer_hash: header.tokenizer_hash,
@@ -188,70 +174,28 @@ impl Manifest {
 
     fn check(&self) -> Result<()> {
         let width = self.token_type()?.bytes() as u64;
-        let tokens: u64 = self.shards.iter().map(|shard| shard.tokens).sum();
-        let documents: u64 = self.shards.iter().map(|shard| shard.documents).sum();
-        if (tokens, documents) != (self.tokens, self.documents) {
+        let total = |count: fn(&Shards, usize) -> u64| {
+            (0..self.shards.len()).try_fold(0_u64, |sum, shard| sum.checked_add(count(&self.shards, shard)))
+        };
+        let held = (total(Shards::tokens), total(Shards::documents));
+        if held != (Some(self.tokens), Some(self.documents)) {
+            let text =
+                |total: Option<u64>| total.map_or_else(|| "more than 2⁶⁴".to_owned(), |n| n.to_string());
+            let (tokens, documents) = (text(held.0), text(held.1));
             return Err(Error::corrupt(format!(
                 "states {} tokens and {} documents, but its shards hold {tokens} and {documents}",
                 self.tokens, self.documents
             )));
         }
-        if let Some(shard) = self.shards.iter().find(|shard| shard.bytes[0] != shard.tokens * width) {
+        let odd = (0..self.shards.len()).find(|&shard| {
+            self.shards.tokens(shard).checked_mul(width) != Some(self.shards.bin_bytes(shard))
+        });
+        if let Some(shard) = odd.map(|shard| self.shards.get(shard)) {
             return Err(Error::corrupt(format!(
                 "lists shard `{}` with {} tokens and {} bytes",
                 shard.path, shard.tokens, shard.bytes[0]
             )));
         }
-        let hash =
-            shard::dataset_hash(self.shards.iter().map(|shard| (&shard.bin_digest, &shard.lengths_digest)));
-        if hash != self.dataset_hash {
-            let stated = self.dataset_hash;
-            return Err(Error::corrupt(format!("states dataset hash {stated}, but its shards give {hash}")));
-        }
         Ok(())
     }
-}
-
-fn parse_shards(cursor: &mut Cursor<'_>, count: u64, total: usize) -> Result<Vec<Shard>> {
-    const COLUMNS_BYTES: u64 = 6 * 8 + 3 * 4 + 2 * 32;
-    let count = usize::try_from(count)
-        .ok()
-        .filter(|&count| (count as u64).saturating_mul(COLUMNS_BYTES) <= total as u64)
-        .ok_or_else(|| Error::corrupt(format!("states {count} shards, more than it has room for")))?;
-    let mut column = |what: &str| (0..count).map(|_| cursor.u64(what)).collect::<Result<Vec<u64>>>();
-    let ends = column("the path column")?;
-    let tokens = column("the token column")?;
-    let documents = column("the document column")?;
-    let sizes = [column("the size column")?, column("the size column")?, column("the size column")?];
-    let mut column = || (0..count).map(|_| cursor.u32("the checksum column")).collect::<Result<Vec<u32>>>();
-    let checksums = [column()?, column()?, column()?];
-    let mut column = || (0..count).map(|_| digest(cursor)).collect::<Result<Vec<Digest>>>();
-    let bin_digests = column()?;
-    let lengths_digests = column()?;
-    let mut start = 0;
-    (0..count)
-        .map(|i| {
-            let length =
-                ends[i].checked_sub(start).ok_or_else(|| Error::corrupt("has paths out of order"))?;
-            start = ends[i];
-            let path = cursor.take(usize::try_from(length).unwrap_or(usize::MAX), "the string heap")?;
-            let path =
-                std::str::from_utf8(path).map_err(|_| Error::corrupt("has a path that is not UTF-8"))?;
-            Ok(Shard {
-                path: path.to_owned(),
-                tokens: tokens[i],
-                documents: documents[i],
-                bytes: [sizes[0][i], sizes[1][i], sizes[2][i]],
-                crc32c: [checksums[0][i], checksums[1][i], checksums[2][i]],
-                bin_digest: bin_digests[i],
-                lengths_digest: lengths_digests[i],
-            })
-        })
-        .collect()
-}
-
-fn digest(cursor: &mut Cursor<'_>) -> Result<Digest> {
-    let mut bytes = [0; 32];
-    bytes.copy_from_slice(cursor.take(32, "a digest column")?);
-    Ok(Digest::from_bytes(bytes))
 }

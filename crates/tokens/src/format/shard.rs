@@ -126,14 +126,3 @@ pub(crate) fn unwrap_store_error(error: std::io::Error) -> Error {
         Err(error) => error.into(),
     }
 }
-
-/// The dataset hash: BLAKE3 over each shard's digests of `.bin` and of the lengths, in order.
-pub fn dataset_hash<'a>(shards: impl IntoIterator<Item = (&'a Digest, &'a Digest)>) -> Digest {
-    // In one piece: BLAKE3 is several times slower on pieces of 32 bytes, and every open comes through here.
-    let digests: Vec<u8> = shards
-        .into_iter()
-        .flat_map(|(bin, lengths)| [*bin.as_bytes(), *lengths.as_bytes()])
-        .flatten()
-        .collect();
-    Digest::of(&digests)
-}

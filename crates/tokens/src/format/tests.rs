@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::blocks::{BlockRecord, BlocksHeader, RECORD_BYTES, STARTS_MAX};
 use super::index::Index;
-use super::manifest::Manifest;
+use super::manifest::{Manifest, Shard, Shards};
 use super::shard::ShardEncoder;
 use super::{BLOCK_BYTES, TokenType};
 use crate::Dataset;
@@ -88,6 +88,40 @@ fn a_manifest_with_any_byte_changed_is_refused() {
         assert!(Manifest::parse(&bad).is_err(), "byte {place}");
         assert!(Manifest::parse(&good[..place]).is_err(), "cut at {place}");
     }
+}
+
+#[test]
+fn a_manifest_whose_hash_is_not_its_shards_is_found_by_verify() {
+    let store = store("hash");
+    let hash = write_dataset(&store, &Options::default(), &[vec![vec![1, 2]], vec![vec![3]]]).unwrap();
+    let folder = store.child(&hash.to_string());
+    let mut manifest = Dataset::open(&folder).unwrap().manifest().clone();
+    let swapped = [manifest.shards.get(1), manifest.shards.get(0)];
+    manifest.shards = swapped.into_iter().collect();
+    folder.put("manifest", manifest.encode().unwrap()).unwrap();
+    let error = Dataset::open(&folder).unwrap().verify(&mut |_| ()).unwrap_err();
+    assert_eq!(error.kind(), Kind::Corrupt);
+    assert!(error.message().contains("states dataset hash"), "{}", error.message());
+}
+
+#[test]
+fn a_shard_is_decoded_as_it_was_listed() {
+    let listed: Vec<Shard> = (0..3)
+        .map(|i| Shard {
+            path: format!("shards/{}", "å".repeat(i)),
+            tokens: i as u64 * 10,
+            documents: i as u64,
+            bytes: [i as u64 * 20, 7, 1 << 40],
+            crc32c: [1, 2, i as u32],
+            bin_digest: Digest::of(&[i as u8]),
+            lengths_digest: Digest::of(&[i as u8, 1]),
+        })
+        .collect();
+    let shards: Shards = listed.iter().cloned().collect();
+    assert_eq!(shards.iter().collect::<Vec<_>>(), listed);
+    assert_eq!(shards.path(2), "shards/åå");
+    let swapped: Shards = listed.into_iter().rev().collect();
+    assert_ne!(shards.dataset_hash(), swapped.dataset_hash());
 }
 
 #[test]
