@@ -3,12 +3,15 @@
 //! An object is written beside its place under a hidden name, synced, and moved there by `rename` (or
 //! `link` where it must not replace another); then the folder is synced. After a crash there is the
 //! old object or the new one, and at worst a hidden file that no listing shows.
+//!
+//! A hidden name is random and taken only where there is none: writers on other hosts of a shared folder
+//! may have the same process id, and a hidden file that a killed process left may be a link to live data.
 
 use std::fs::{self, File};
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::UNIX_EPOCH;
 
 use bytes::Bytes;
@@ -17,9 +20,8 @@ use eagleray_base::{Error, Result};
 use crate::ObjectInfo;
 use crate::writer::Sink;
 
+/// What the name of every hidden file begins with.
 const HIDDEN: &str = ".tmp-";
-
-static SERIAL: AtomicU64 = AtomicU64::new(0);
 
 #[derive(Clone)]
 pub(crate) struct Local {
@@ -90,12 +92,16 @@ impl Local {
 
     /// Links rather than copies: objects are never changed in place.
     pub(crate) fn copy(&self, from: &str, to: &str) -> Result<()> {
-        let pending = Pending::create(&self.path(to))?;
-        fs::remove_file(&pending.hidden)?;
-        fs::hard_link(self.path(from), &pending.hidden)?;
-        fs::rename(&pending.hidden, &pending.target)?;
-        // Dropping `pending` removes the hidden name, which stays where both were one file already.
-        sync_folder(&self.path(to))
+        let (from, to) = (self.path(from), self.path(to));
+        let ((), hidden) = under_fresh_name(&to, random, |hidden| fs::hard_link(&from, hidden))?;
+        let renamed = fs::rename(&hidden, &to);
+        // Where both were one file already `rename` leaves both names.
+        let removed = fs::remove_file(&hidden);
+        renamed?;
+        match removed {
+            Err(error) if !is_absent(&error) => Err(error.into()),
+            _ => sync_folder(&to),
+        }
     }
 
     pub(crate) fn writer(&self, path: &str) -> Result<Sink> {
@@ -171,12 +177,7 @@ pub(crate) struct Pending {
 
 impl Pending {
     fn create(target: &Path) -> Result<Self> {
-        let folder = target.parent().ok_or_else(|| Error::invalid("has no parent folder"))?;
-        fs::create_dir_all(folder)?;
-        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-        let name = target.file_name().unwrap_or_default().to_string_lossy();
-        let hidden = folder.join(format!("{HIDDEN}{}-{serial}-{name}", std::process::id()));
-        let file = File::create(&hidden)?;
+        let (file, hidden) = under_fresh_name(target, random, |hidden| File::create_new(hidden))?;
         Ok(Self { file, hidden, target: target.to_owned(), done: false })
     }
 
@@ -206,6 +207,31 @@ impl Drop for Pending {
     }
 }
 
+/// Makes something beside `target` under a hidden name that nothing had, by an operation that refuses a
+/// name in use.
+fn under_fresh_name<T>(
+    target: &Path,
+    mut number: impl FnMut() -> u64,
+    make: impl Fn(&Path) -> io::Result<T>,
+) -> Result<(T, PathBuf)> {
+    let folder = target.parent().ok_or_else(|| Error::invalid("has no parent folder"))?;
+    fs::create_dir_all(folder)?;
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    loop {
+        let hidden = folder.join(format!("{HIDDEN}{:016x}-{name}", number()));
+        match make(&hidden) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => return Ok((made?, hidden)),
+        }
+    }
+}
+
+/// 64 bits that differ between calls, processes and hosts: a keyed hash whose key the system gave. The
+/// process id parts a forked child from its parent, which share the key.
+fn random() -> u64 {
+    RandomState::new().hash_one(std::process::id())
+}
+
 fn sync_folder(path: &Path) -> Result<()> {
     if let Some(folder) = path.parent() {
         File::open(folder)?.sync_all()?;
@@ -225,4 +251,61 @@ fn is_absent(error: &io::Error) -> bool {
 
 fn join(folder: &str, name: &str) -> String {
     if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hidden_files(folder: &Path) -> usize {
+        let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_string_lossy().starts_with(HIDDEN)).count()
+    }
+
+    #[test]
+    fn a_hidden_name_in_use_is_left_alone_and_another_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("data");
+        fs::write(&target, "live").unwrap();
+        // What a process killed within a copy leaves: a hidden name of live data.
+        let left_over = folder.path().join(format!("{HIDDEN}{:016x}-data", 7));
+        fs::hard_link(&target, &left_over).unwrap();
+        let create = |hidden: &Path| File::create_new(hidden);
+        let mut numbers = [7, 7, 8].into_iter();
+        let (_, hidden) = under_fresh_name(&target, || numbers.next().unwrap(), create).unwrap();
+        assert_eq!(hidden, folder.path().join(format!("{HIDDEN}{:016x}-data", 8)));
+        assert_eq!(fs::read(&target).unwrap(), b"live");
+        let mut numbers = [8, 7, 9].into_iter();
+        let link = |hidden: &Path| fs::hard_link(&target, hidden);
+        let ((), hidden) = under_fresh_name(&target, || numbers.next().unwrap(), link).unwrap();
+        assert_eq!(fs::read(hidden).unwrap(), b"live");
+    }
+
+    #[test]
+    fn hidden_names_differ_between_calls_and_threads() {
+        let draw = || (0..100).map(|_| random()).collect::<Vec<_>>();
+        let mut drawn = draw();
+        drawn.extend(std::thread::spawn(draw).join().unwrap());
+        drawn.sort_unstable();
+        drawn.dedup();
+        assert_eq!(drawn.len(), 200);
+    }
+
+    #[test]
+    fn every_write_takes_its_hidden_name_away_and_a_left_over_goes_with_its_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let local = Local::new(folder.path().to_owned());
+        local.put("x/a", b"1").unwrap();
+        assert!(local.put_if_absent("x/b", b"2").unwrap());
+        assert!(!local.put_if_absent("x/b", b"3").unwrap());
+        local.copy("x/a", "x/c").unwrap();
+        local.copy("x/a", "x/c").unwrap();
+        local.copy("x/absent", "x/c").unwrap_err();
+        assert_eq!(hidden_files(&folder.path().join("x")), 0);
+        std::mem::forget(Pending::create(&local.path("x/d")).unwrap());
+        assert_eq!(hidden_files(&folder.path().join("x")), 1);
+        assert_eq!(local.list("").unwrap().len(), 3);
+        local.delete_prefix("x").unwrap();
+        assert!(!folder.path().join("x").exists());
+    }
 }
