@@ -94,6 +94,7 @@ impl Resolver<'_> {
         }
         resolved::Data {
             tokenizer: self.location(&["data", "tokenizer"], &data.tokenizer),
+            end_of_document: data.end_of_document.clone(),
             sequence_length: data.sequence_length,
             packing: data.packing,
             order: data.order,

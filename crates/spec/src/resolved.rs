@@ -70,6 +70,9 @@ pub struct Spec {
 pub struct Data {
     /// An absolute path or URL.
     pub tokenizer: String,
+    /// The token that ends every document; absent where it is the first usual one that there is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end_of_document: Option<String>,
     /// The tokens of one sample.
     pub sequence_length: u32,
     /// How documents fill samples.
@@ -326,7 +329,7 @@ fn fixed_order(spec: &Value) -> Value {
         sources.insert(name.clone(), kept.into());
     }
     let names: Vec<&String> = sources.keys().collect();
-    json!({
+    let mut fixed = json!({
         "seed": spec["seed"],
         "train.global_batch": spec["train"]["global_batch"],
         "data.sequence_length": data["sequence_length"],
@@ -336,7 +339,12 @@ fn fixed_order(spec: &Value) -> Value {
         "data.long_documents": data["long_documents"],
         "data.sources (names, in order)": names,
         "data.sources": sources,
-    })
+    });
+    // Only where it is named, so that runs from before it could be keep their hash.
+    if let Some(named) = data["end_of_document"].as_str() {
+        fixed["data.end_of_document"] = named.into();
+    }
+    fixed
 }
 
 fn fixed_model(spec: &Value) -> Value {

@@ -115,6 +115,19 @@ fn hashes_name_what_they_are_of() {
 }
 
 #[test]
+fn an_end_of_document_is_kept_and_its_absence_leaves_no_trace() {
+    let absent = run(SMALL, &[]).unwrap();
+    assert!(!absent.to_json().contains("end_of_document"));
+    let named = run(SMALL, &["data.end_of_document='<|im_end|>'"]).unwrap();
+    assert_eq!(spec(SMALL, &["data.end_of_document='<|im_end|>'"])["data"]["end_of_document"], "<|im_end|>");
+    assert_eq!(Resolved::from_json(&named.to_json()).unwrap().to_json(), named.to_json());
+    let differences = named.differences(&absent);
+    assert_eq!(differences[0].show(), "`data.end_of_document` was null, is \"<|im_end|>\"");
+    let error = run(SMALL, &["data.end_of_document=''"]).unwrap_err().into_error().render();
+    assert!(error.contains("the token that ends a document is empty"), "{error}");
+}
+
+#[test]
 fn what_a_resume_may_not_change_is_named_with_both_values() {
     let old = run(SMALL, &[]).unwrap();
     assert!(run(SMALL, &["train.steps=9", "train.precision=fp32"]).unwrap().differences(&old).is_empty());

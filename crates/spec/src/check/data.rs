@@ -20,6 +20,12 @@ pub(super) fn check(checks: &mut Checks<'_>, data: &Data) {
         "the key of the shuffle is empty",
         "",
     );
+    checks.require(
+        data.end_of_document.as_deref() != Some(""),
+        &["data", "end_of_document"],
+        "the token that ends a document is empty",
+        "leave it out, or write one of the tokenizer's tokens",
+    );
     let fraction = data.bad_records.max_fraction;
     checks.range(
         (0.0..=1.0).contains(&fraction),

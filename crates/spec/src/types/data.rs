@@ -11,6 +11,10 @@ use super::values::{Location, Named, OneOrMany};
 pub struct Data {
     /// A `tokenizer.json`, or a Hugging Face folder with one.
     pub tokenizer: Location,
+    /// The token that ends every document, as its tokenizer writes it; the first of `<|endoftext|>`,
+    /// `<|end_of_text|>`, `</s>` and `<eos>` that there is where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end_of_document: Option<String>,
     /// The tokens of one sample.
     pub sequence_length: u32,
     /// How documents fill samples: `concat` cuts them one after the other, `best_fit` keeps them whole.

@@ -224,6 +224,41 @@ fn what_cannot_be_built_is_refused_with_the_place() {
 }
 
 #[test]
+fn a_token_that_the_spec_names_ends_documents_and_the_refusal_says_which_key_names_one() {
+    let corpus = Corpus::new("ending");
+    let tokenizer = String::from_utf8(corpus.store.get("tokenizer.json").unwrap().to_vec()).unwrap();
+    corpus.store.put("tokenizer.json", tokenizer.replace("<|endoftext|>", "<|im_end|>")).unwrap();
+    corpus.put("a.jsonl", &["one"]);
+    let text = format!(
+        "version: 1\nname: ending\nstore: {name}/runs\nmodel: {{preset: llama-tiny}}\ndata:\n  tokenizer: \
+         {name}/tokenizer.json\n  sequence_length: 8\n  sources: {{s: {{documents: {name}/raw/*.jsonl}}}}\n\
+         train: {{global_batch: 1, micro_batch: 1, steps: 1}}\n",
+        name = corpus.name
+    );
+    let plan_of = |overrides: &[String]| {
+        let source = eagleray_spec::Source {
+            name: "run.yaml",
+            text: &text,
+            base: std::path::Path::new("/"),
+            overrides,
+            environment: &|_| None,
+        };
+        let resolved =
+            eagleray_spec::resolve(&source).unwrap_or_else(|p| panic!("{}", p.into_error().render()));
+        plan(&resolved.to_json(), "s", Role::Train)
+    };
+    let error = plan_of(&[]).unwrap_err();
+    assert!(error.message().contains("no token that ends a document"), "{}", error.message());
+    let key = error.hint().unwrap().split('`').nth(1).unwrap().to_owned();
+    let planned = plan_of(&[format!("{key}='<|im_end|>'")]).unwrap();
+    assert_eq!(planned.settings.eod_id, 0);
+    let error = plan_of(&[format!("{key}='<|no|>'")]).unwrap_err();
+    assert!(error.message().contains("looked for `<|no|>`"), "{}", error.message());
+    let documented = eagleray_spec::explain::schema().to_string();
+    assert!(crate::tokenizer::END_OF_DOCUMENT.iter().all(|token| documented.contains(token)));
+}
+
+#[test]
 fn a_dataset_built_with_another_tokenizer_is_refused() {
     let corpus = Corpus::new("other");
     let options = crate::fixture::Options::default();
