@@ -124,6 +124,17 @@ fn check_points_at_each_error_and_exits_with_1() {
 }
 
 #[test]
+fn a_build_of_a_run_without_data_is_refused_before_python_is_asked() {
+    let folder = folder();
+    let text = "version: 1\nname: own\nstore: runs/own\ntrain: {script: {path: mine.py}}\n";
+    std::fs::write(folder.path().join("run.yaml"), text).unwrap();
+    let output = run(folder.path(), &["tokens", "build", "run.yaml"]);
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(message.contains("the run has no `data`: there is nothing to build"), "{message}");
+}
+
+#[test]
 fn check_says_what_cannot_run_yet_and_train_refuses_it() {
     let folder = initialised();
     let check = ["check", "first/run.yaml", "--set", "train.strategy=zero3", "--set", "data.order=era"];

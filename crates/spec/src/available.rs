@@ -33,6 +33,11 @@ impl Resolved {
     /// # Errors
     /// `Invalid`, with every key that stands in the way.
     pub fn refuse_unavailable(&self, purpose: Purpose) -> Result<()> {
+        if purpose == Purpose::Build && self.spec.data.is_none() {
+            return Err(Error::invalid("the run has no `data`: there is nothing to build").with_hint(
+                "add `data` with a tokenizer and sources; with `train.script` or `train.function` it may be left out",
+            ));
+        }
         let mut refused = Vec::new();
         self.refuse_data(&mut refused);
         if purpose == Purpose::Train {

@@ -182,6 +182,8 @@ fn what_this_build_lacks_is_refused_by_name() {
 #[test]
 fn a_run_of_one_s_own_code_needs_neither_data_nor_model() {
     let text = "version: 1\nname: own\nstore: runs/own\ntrain: {function: 'mine.train:main'}\n";
+    let error = run(text, &[]).unwrap().refuse_unavailable(Purpose::Build).unwrap_err();
+    assert_eq!(error.message(), "the run has no `data`: there is nothing to build");
     let spec = spec(text, &[]);
     assert_eq!(spec["data"], Value::Null);
     assert_eq!(spec["train"]["function"], "mine.train:main");
