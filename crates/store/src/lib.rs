@@ -23,7 +23,7 @@
 //! ```
 //!
 //! Map: [`Store`] the verbs · `local` and `object` the backends · [`Writer`] streamed writes ·
-//! `reader` sequential reads · [`Handle`] many ranged reads of one object · `faults` what tests inject · `runtime` the one async runtime.
+//! `pattern` what a listing may ask for · `reader` sequential reads · [`Handle`] many ranged reads of one object · `faults` what tests inject · `runtime` the one async runtime.
 
 mod failure;
 mod faults;
@@ -31,6 +31,7 @@ mod handle;
 mod local;
 mod location;
 mod object;
+mod pattern;
 mod reader;
 mod runtime;
 mod writer;
@@ -46,6 +47,8 @@ use eagleray_base::{Error, Result};
 use faults::{Faults, Operation};
 pub use handle::Handle;
 use location::Location;
+use pattern::Pattern;
+pub use pattern::glob_matches;
 pub use runtime::runtime;
 pub use writer::{Writer, Written};
 
@@ -303,13 +306,31 @@ impl Store {
     /// # Errors
     /// `Unavailable` when the backend does not answer. A prefix without objects gives an empty list.
     pub fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
-        let mut objects = match &self.backend {
-            Backend::Local(local) => local.list(prefix),
-            Backend::Object(objects) => runtime().block_on(objects.list(prefix)),
-        }
-        .map_err(|error| self.place(prefix, error))?;
-        objects.sort_by(|a, b| a.path.cmp(&b.path));
-        Ok(objects)
+        let objects = match &self.backend {
+            Backend::Local(local) => {
+                local.list(prefix, &Pattern::all()).map_err(|error| self.place_at(error))?
+            }
+            Backend::Object(objects) => {
+                runtime().block_on(objects.list(prefix)).map_err(|error| self.place(prefix, error))?
+            }
+        };
+        Ok(sorted(objects))
+    }
+
+    /// The objects whose paths match a pattern ([`glob_matches`]), sorted by path. Only folders in which
+    /// something can match are read.
+    ///
+    /// # Errors
+    /// As [`Store::list`]; for a folder that cannot be read only where the pattern enters it.
+    pub fn list_matching(&self, pattern: &str) -> Result<Vec<ObjectInfo>> {
+        let pattern = Pattern::new(pattern);
+        let objects = match &self.backend {
+            Backend::Local(local) => local.list("", &pattern).map_err(|error| self.place_at(error))?,
+            Backend::Object(objects) => {
+                runtime().block_on(objects.list_matching(&pattern)).map_err(|error| self.place("", error))?
+            }
+        };
+        Ok(sorted(objects))
     }
 
     /// The names of the folders right below a prefix, sorted.
@@ -318,10 +339,11 @@ impl Store {
     /// As [`Store::list`].
     pub fn list_dirs(&self, prefix: &str) -> Result<Vec<String>> {
         let mut names = match &self.backend {
-            Backend::Local(local) => local.list_dirs(prefix),
-            Backend::Object(objects) => runtime().block_on(objects.list_dirs(prefix)),
-        }
-        .map_err(|error| self.place(prefix, error))?;
+            Backend::Local(local) => local.list_dirs(prefix).map_err(|error| self.place_at(error))?,
+            Backend::Object(objects) => {
+                runtime().block_on(objects.list_dirs(prefix)).map_err(|error| self.place(prefix, error))?
+            }
+        };
         names.sort();
         Ok(names)
     }
@@ -369,6 +391,10 @@ impl Store {
         error.at(format_args!("`{}`", self.url_of(path)))
     }
 
+    fn place_at(&self, (path, error): local::Misplaced) -> Error {
+        self.place(&path, error)
+    }
+
     fn count_read(&self, bytes: usize) {
         self.meter.gets.fetch_add(1, Ordering::Relaxed);
         self.meter.bytes_read.fetch_add(bytes as u64, Ordering::Relaxed);
@@ -378,6 +404,11 @@ impl Store {
         self.meter.puts.fetch_add(1, Ordering::Relaxed);
         self.meter.bytes_written.fetch_add(bytes as u64, Ordering::Relaxed);
     }
+}
+
+fn sorted(mut objects: Vec<ObjectInfo>) -> Vec<ObjectInfo> {
+    objects.sort_by(|a, b| a.path.cmp(&b.path));
+    objects
 }
 
 #[cfg(test)]

@@ -10,18 +10,23 @@
 use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::UNIX_EPOCH;
 
 use bytes::Bytes;
 use eagleray_base::{Error, Result};
 
 use crate::ObjectInfo;
+use crate::pattern::Pattern;
 use crate::writer::Sink;
 
 /// What the name of every hidden file begins with.
 const HIDDEN: &str = ".tmp-";
+
+/// An error and the path that it is about.
+pub(crate) type Misplaced = (String, Error);
 
 #[derive(Clone)]
 pub(crate) struct Local {
@@ -108,24 +113,32 @@ impl Local {
         Ok(Sink::Local(Pending::create(&self.path(path))?))
     }
 
-    pub(crate) fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
+    /// What matches below a prefix (a folder); folders in which nothing can match are not opened.
+    ///
+    /// A link to a folder is followed, but not to one that it lies in.
+    pub(crate) fn list(&self, prefix: &str, pattern: &Pattern) -> Result<Vec<ObjectInfo>, Misplaced> {
         let mut found = Vec::new();
-        let mut folders = vec![prefix.trim_matches('/').to_owned()];
-        while let Some(folder) = folders.pop() {
-            for (name, metadata) in self.entries(&folder)? {
-                let path = join(&folder, &name);
-                if metadata.is_dir() {
-                    folders.push(path);
-                } else {
-                    found.push(info(path, &metadata));
+        let root = prefix.trim_matches('/').to_owned();
+        let within = fs::metadata(self.path(&root)).ok().map(|metadata| Within::new(&metadata, None));
+        let mut folders = vec![(root, pattern.start(), within)];
+        while let Some((folder, place, within)) = folders.pop() {
+            let wanted = |name: &str| !pattern.enter(&place, name).is_empty();
+            for (name, metadata) in self.entries(&folder, wanted)? {
+                let (path, place) = (join(&folder, &name), pattern.enter(&place, &name));
+                if !metadata.is_dir() {
+                    if pattern.is_match(&place) {
+                        found.push(info(path, &metadata));
+                    }
+                } else if pattern.goes_on(&place) && !Within::holds(within.as_ref(), &metadata) {
+                    folders.push((path, place, Some(Within::new(&metadata, within.clone()))));
                 }
             }
         }
         Ok(found)
     }
 
-    pub(crate) fn list_dirs(&self, prefix: &str) -> Result<Vec<String>> {
-        let entries = self.entries(prefix.trim_matches('/'))?;
+    pub(crate) fn list_dirs(&self, prefix: &str) -> Result<Vec<String>, Misplaced> {
+        let entries = self.entries(prefix.trim_matches('/'), |_| true)?;
         Ok(entries.into_iter().filter(|(_, metadata)| metadata.is_dir()).map(|(name, _)| name).collect())
     }
 
@@ -143,27 +156,51 @@ impl Local {
         }
     }
 
-    /// The visible entries of a folder; a folder or entry that vanishes meanwhile is not there.
-    fn entries(&self, folder: &str) -> Result<Vec<(String, fs::Metadata)>> {
+    /// The visible entries of a folder whose names are wanted; a folder or entry that vanishes meanwhile is
+    /// not there, and neither is a link that leads nowhere.
+    fn entries(
+        &self,
+        folder: &str,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<Vec<(String, fs::Metadata)>, Misplaced> {
+        let unreadable = |error: io::Error| (folder.to_owned(), unreadable(error));
         let reading = match fs::read_dir(self.path(folder)) {
             Ok(reading) => reading,
             Err(error) if is_absent(&error) => return Ok(Vec::new()),
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(unreadable(error)),
         };
         let mut entries = Vec::new();
         for entry in reading {
-            let entry = entry?;
+            let entry = entry.map_err(unreadable)?;
             let Ok(name) = entry.file_name().into_string() else { continue };
-            if name.starts_with(HIDDEN) {
+            if name.starts_with(HIDDEN) || !wanted(&name) {
                 continue;
             }
             match fs::metadata(entry.path()) {
                 Ok(metadata) => entries.push((name, metadata)),
-                Err(error) if is_absent(&error) => {}
-                Err(error) => return Err(error.into()),
+                Err(error) if is_absent(&error) || is_loop(&error) => {}
+                Err(error) => return Err((join(folder, &name), error.into())),
             }
         }
         Ok(entries)
+    }
+}
+
+/// The folders that a listing has come through, as the device knows them.
+struct Within {
+    device: u64,
+    inode: u64,
+    outer: Option<Rc<Self>>,
+}
+
+impl Within {
+    fn new(metadata: &fs::Metadata, outer: Option<Rc<Self>>) -> Rc<Self> {
+        Rc::new(Self { device: metadata.dev(), inode: metadata.ino(), outer })
+    }
+
+    fn holds(innermost: Option<&Rc<Self>>, metadata: &fs::Metadata) -> bool {
+        let mut folders = std::iter::successors(innermost, |folder| folder.outer.as_ref());
+        folders.any(|folder| (folder.device, folder.inode) == (metadata.dev(), metadata.ino()))
     }
 }
 
@@ -249,63 +286,23 @@ fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
+fn is_loop(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error())
+}
+
+fn unreadable(error: io::Error) -> Error {
+    let denied = error.kind() == io::ErrorKind::PermissionDenied;
+    let error = Error::from(error);
+    if denied {
+        error.with_hint("give the right to read this folder, or name folders in a way that leaves it out")
+    } else {
+        error
+    }
+}
+
 fn join(folder: &str, name: &str) -> String {
     if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn hidden_files(folder: &Path) -> usize {
-        let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
-        names.filter(|name| name.to_string_lossy().starts_with(HIDDEN)).count()
-    }
-
-    #[test]
-    fn a_hidden_name_in_use_is_left_alone_and_another_taken() {
-        let folder = tempfile::tempdir().unwrap();
-        let target = folder.path().join("data");
-        fs::write(&target, "live").unwrap();
-        // What a process killed within a copy leaves: a hidden name of live data.
-        let left_over = folder.path().join(format!("{HIDDEN}{:016x}-data", 7));
-        fs::hard_link(&target, &left_over).unwrap();
-        let create = |hidden: &Path| File::create_new(hidden);
-        let mut numbers = [7, 7, 8].into_iter();
-        let (_, hidden) = under_fresh_name(&target, || numbers.next().unwrap(), create).unwrap();
-        assert_eq!(hidden, folder.path().join(format!("{HIDDEN}{:016x}-data", 8)));
-        assert_eq!(fs::read(&target).unwrap(), b"live");
-        let mut numbers = [8, 7, 9].into_iter();
-        let link = |hidden: &Path| fs::hard_link(&target, hidden);
-        let ((), hidden) = under_fresh_name(&target, || numbers.next().unwrap(), link).unwrap();
-        assert_eq!(fs::read(hidden).unwrap(), b"live");
-    }
-
-    #[test]
-    fn hidden_names_differ_between_calls_and_threads() {
-        let draw = || (0..100).map(|_| random()).collect::<Vec<_>>();
-        let mut drawn = draw();
-        drawn.extend(std::thread::spawn(draw).join().unwrap());
-        drawn.sort_unstable();
-        drawn.dedup();
-        assert_eq!(drawn.len(), 200);
-    }
-
-    #[test]
-    fn every_write_takes_its_hidden_name_away_and_a_left_over_goes_with_its_folder() {
-        let folder = tempfile::tempdir().unwrap();
-        let local = Local::new(folder.path().to_owned());
-        local.put("x/a", b"1").unwrap();
-        assert!(local.put_if_absent("x/b", b"2").unwrap());
-        assert!(!local.put_if_absent("x/b", b"3").unwrap());
-        local.copy("x/a", "x/c").unwrap();
-        local.copy("x/a", "x/c").unwrap();
-        local.copy("x/absent", "x/c").unwrap_err();
-        assert_eq!(hidden_files(&folder.path().join("x")), 0);
-        std::mem::forget(Pending::create(&local.path("x/d")).unwrap());
-        assert_eq!(hidden_files(&folder.path().join("x")), 1);
-        assert_eq!(local.list("").unwrap().len(), 3);
-        local.delete_prefix("x").unwrap();
-        assert!(!folder.path().join("x").exists());
-    }
-}
+mod tests;

@@ -6,21 +6,26 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use eagleray_base::{Error, Result};
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt, stream};
 use object_store::aws::AmazonS3Builder;
 use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::{ClientOptions, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, RetryConfig};
+use object_store::{
+    ClientOptions, Extensions, ListResult, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, RetryConfig,
+};
 use parking_lot::Mutex;
 
 use crate::ObjectInfo;
 use crate::failure::from_object_store;
+use crate::pattern::{Pattern, Place};
 use crate::writer::{Multipart, Sink};
 
 /// How long one operation may take with all its retries before it is an error.
 const RETRY_TIMEOUT: Duration = Duration::from_mins(2);
 const RETRIES_MAX: usize = 8;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Folders that a listing by pattern asks for at once; a request takes tens of milliseconds.
+const LISTINGS_IN_FLIGHT: usize = 32;
 
 static MEMORIES: LazyLock<Mutex<HashMap<String, Arc<InMemory>>>> = LazyLock::new(Mutex::default);
 
@@ -127,6 +132,58 @@ impl Objects {
         let listed: Vec<ObjectMeta> =
             self.store.list(Some(&location)).try_collect().await.map_err(from_object_store)?;
         Ok(listed.into_iter().map(|meta| info(self.relative(&meta.location), meta)).collect())
+    }
+
+    /// What matches below the root: one request for each folder in which something can match, and one listing
+    /// of all that is below where a `**` begins.
+    pub(crate) async fn list_matching(&self, pattern: &Pattern) -> Result<Vec<ObjectInfo>> {
+        let mut found = Vec::new();
+        let mut folders = vec![(self.path(""), pattern.start())];
+        while !folders.is_empty() {
+            let level = std::mem::take(&mut folders).into_iter();
+            let requests = level.map(|(folder, place)| self.list_folder(folder, place, pattern));
+            let mut answers = stream::iter(requests).buffer_unordered(LISTINGS_IN_FLIGHT);
+            while let Some((objects, below)) = answers.try_next().await? {
+                found.extend(objects);
+                folders.extend(below);
+            }
+        }
+        Ok(found)
+    }
+
+    /// The matches in one folder, and the folders in it in which something can match.
+    async fn list_folder(
+        &self,
+        folder: Path,
+        place: Place,
+        pattern: &Pattern,
+    ) -> Result<(Vec<ObjectInfo>, Vec<(Path, Place)>)> {
+        let deep = pattern.goes_deep(&place);
+        let listed = if deep {
+            let objects = self.store.list(Some(&folder)).try_collect().await;
+            objects.map(|objects| ListResult {
+                objects,
+                common_prefixes: Vec::new(),
+                extensions: Extensions::default(),
+            })
+        } else {
+            self.store.list_with_delimiter(Some(&folder)).await
+        };
+        let listed = listed.map_err(from_object_store)?;
+        let place_of = |path: &Path| {
+            let names = path.prefix_match(&folder)?;
+            Some(names.fold(place.clone(), |place, name| pattern.enter(&place, name.as_ref())))
+        };
+        // The object that some tools make to show an empty folder is no object in it.
+        let objects = listed.objects.into_iter().filter(|meta| {
+            meta.location != folder && place_of(&meta.location).is_some_and(|place| pattern.is_match(&place))
+        });
+        let objects = objects.map(|meta| info(self.relative(&meta.location), meta)).collect();
+        let below = listed.common_prefixes.into_iter().filter_map(|path| {
+            let place = place_of(&path)?;
+            pattern.goes_on(&place).then_some((path, place))
+        });
+        Ok((objects, below.collect()))
     }
 
     pub(crate) async fn list_dirs(&self, prefix: &str) -> Result<Vec<String>> {

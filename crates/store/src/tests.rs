@@ -2,7 +2,7 @@ use std::io::{Read, Write};
 
 use eagleray_base::{Kind, crc32c};
 
-use super::Store;
+use super::{Store, glob_matches};
 
 /// What every backend must do alike.
 fn conforms(store: &Store) {
@@ -33,6 +33,17 @@ fn conforms(store: &Store) {
     let paths: Vec<_> = store.list("").unwrap().into_iter().map(|object| object.path).collect();
     assert_eq!(paths, ["a/b/two", "a/one", "c/three"]);
     assert_eq!(store.list_dirs("").unwrap(), ["a", "c"]);
+    for pattern in
+        ["*", "**", "*/*", "*/*/*", "**/t*", "{a,c}/t*", "a/**", "a/*/two", "a/one/**", "x/**", "*/one"]
+    {
+        let matching: Vec<_> = paths.iter().filter(|path| glob_matches(pattern, path)).cloned().collect();
+        let listed = store.list_matching(pattern).unwrap();
+        assert_eq!(listed.into_iter().map(|object| object.path).collect::<Vec<_>>(), matching, "{pattern}");
+    }
+    assert_eq!(
+        store.child("a").list_matching("*").unwrap()[0],
+        store.child("a").head("one").unwrap().unwrap()
+    );
     let child = Store::open(store.child("a").url()).unwrap();
     assert_eq!(child.list("").unwrap().len(), 2);
     assert_eq!(child.list("b").unwrap()[0].path, "b/two");

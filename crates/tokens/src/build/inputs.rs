@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Read;
 
 use eagleray_base::{Crc32c, Digest, Error, Result};
+pub use eagleray_store::glob_matches;
 use eagleray_store::{ObjectInfo, Store};
 use serde::{Deserialize, Serialize};
 
@@ -94,8 +95,7 @@ fn match_all(patterns: &[String]) -> Result<BTreeMap<String, (Store, ObjectInfo)
 
 fn matching(store: &Store, rest: &str) -> Result<Vec<ObjectInfo>> {
     if has_wildcard(rest) {
-        let listed = store.list("")?;
-        return Ok(listed.into_iter().filter(|object| glob_matches(rest, &object.path)).collect());
+        return store.list_matching(rest);
     }
     Ok(store.head(rest)?.into_iter().collect())
 }
@@ -127,47 +127,6 @@ fn split_pattern(pattern: &str) -> (String, String) {
         Some(0) => ("/".to_owned(), pattern[1..].to_owned()),
         Some(at) => (pattern[..at].to_owned(), pattern[at + 1..].to_owned()),
         None => (".".to_owned(), pattern.to_owned()),
-    }
-}
-
-/// Whether a path matches a pattern: `*` and `?` within a folder, `**` across folders, `{a,b}` either.
-pub fn glob_matches(pattern: &str, path: &str) -> bool {
-    expand(pattern).iter().any(|pattern| {
-        let parts: Vec<&str> = pattern.split('/').collect();
-        segments_match(&parts, &path.split('/').collect::<Vec<_>>())
-    })
-}
-
-fn expand(pattern: &str) -> Vec<String> {
-    let braces = pattern.find('{').and_then(|open| Some((open, open + pattern[open..].find('}')?)));
-    let Some((open, close)) = braces else { return vec![pattern.to_owned()] };
-    let choices = pattern[open + 1..close].split(',');
-    choices.flat_map(|c| expand(&format!("{}{c}{}", &pattern[..open], &pattern[close + 1..]))).collect()
-}
-
-fn segments_match(pattern: &[&str], path: &[&str]) -> bool {
-    match (pattern.split_first(), path.split_first()) {
-        (None, None) => true,
-        (Some((&"**", rest)), _) => {
-            segments_match(rest, path) || path.split_first().is_some_and(|(_, p)| segments_match(pattern, p))
-        }
-        (Some((first, rest)), Some((name, names))) => {
-            segment_matches(first.as_bytes(), name.as_bytes()) && segments_match(rest, names)
-        }
-        _ => false,
-    }
-}
-
-fn segment_matches(pattern: &[u8], name: &[u8]) -> bool {
-    match (pattern.split_first(), name.split_first()) {
-        (None, None) => true,
-        (Some((b'*', rest)), _) => {
-            segment_matches(rest, name)
-                || name.split_first().is_some_and(|(_, n)| segment_matches(pattern, n))
-        }
-        (Some((b'?', rest)), Some((_, names))) => segment_matches(rest, names),
-        (Some((byte, rest)), Some((first, names))) => byte == first && segment_matches(rest, names),
-        _ => false,
     }
 }
 
