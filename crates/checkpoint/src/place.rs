@@ -4,6 +4,8 @@
 pub const FOLDER: &str = "checkpoints";
 /// The object that makes a save real.
 pub const COMMIT: &str = "COMMIT";
+/// The object that takes a folder for one save.
+pub(crate) const BEGUN: &str = "BEGUN";
 /// The folder of claims, which say what an attempt resumed from.
 pub(crate) const ATTEMPTS: &str = "attempts";
 

@@ -8,13 +8,15 @@ use eagleray_base::{Error, Result};
 use eagleray_store::Store;
 
 use crate::format::{Commit, Fields, File, Segment, read_segment};
-use crate::place::{ATTEMPTS, COMMIT, FOLDER, Place, claim_number, segment_name};
+use crate::place::{ATTEMPTS, BEGUN, COMMIT, FOLDER, Place, claim_number, segment_name};
 
 /// Segments are read by this many threads at most, each of which reads several.
 const READERS_MAX: u32 = 32;
 const READER_SEGMENTS_MIN: u32 = 8;
 
-/// The folder of the next save of an attempt; nothing is written yet.
+/// Takes the folder of the next save of an attempt: no other caller is ever given the same one.
+///
+/// A rank of a worker group that was given up may still be there, saving the same step of the same attempt.
 ///
 /// # Errors
 /// As the store.
@@ -22,7 +24,23 @@ pub fn next_save(store: &Store, attempt: u32, step: u64) -> Result<String> {
     let objects = store.list(FOLDER)?;
     let saves = objects.iter().filter_map(|object| Place::parse(&object.path));
     let last = saves.filter(|place| place.attempt == attempt).map(|place| place.save).max().unwrap_or(0);
-    Ok(Place { step, attempt, save: last + 1 }.dir())
+    let mut place = Place { step, attempt, save: last + 1 };
+    while !store.put_if_absent(&format!("{}/{BEGUN}", place.dir()), begun()?)? {
+        place.save += 1;
+    }
+    Ok(place.dir())
+}
+
+/// What is put into the object that takes a folder: who, for people who wonder.
+fn begun() -> Result<Vec<u8>> {
+    let text = serde_json::json!({"pid": std::process::id(), "begun_us": now_us()});
+    serde_json::to_vec(&text).map_err(|error| Error::internal(format!("the beginning of a save: {error}")))
+}
+
+fn now_us() -> u64 {
+    #[expect(clippy::disallowed_methods, reason = "a save says when it was begun and committed")]
+    let now = SystemTime::now();
+    now.duration_since(UNIX_EPOCH).map_or(0, |age| age.as_micros() as u64)
 }
 
 /// Writes what a rank wrote.
@@ -55,9 +73,7 @@ pub fn commit(store: &Store, dir: &str, fields: Fields) -> Result<Commit> {
     require_current(store, place.attempt)?;
     let files = collect_files(store, dir, fields.world)?;
     require_current(store, place.attempt)?;
-    #[expect(clippy::disallowed_methods, reason = "a commit says when it was made")]
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_micros() as u64);
-    let commit = Commit::new(place, now, files, fields);
+    let commit = Commit::new(place, now_us(), files, fields);
     let (path, bytes) = (format!("{dir}/{COMMIT}"), commit.encode()?);
     // A put whose answer was lost finds its own commit there when it is tried again.
     if !store.put_if_absent(&path, bytes.clone())? && store.get(&path)? != bytes {

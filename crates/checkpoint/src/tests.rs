@@ -72,6 +72,17 @@ fn a_crash_between_any_two_steps_leaves_the_checkpoint_before() {
 }
 
 #[test]
+fn savers_of_one_step_and_attempt_never_get_one_folder() {
+    let store = store("reserved");
+    let taken: std::collections::BTreeSet<String> = std::thread::scope(|scope| {
+        let savers: Vec<_> = (0..8).map(|_| scope.spawn(|| next_save(&store, 1, 10).unwrap())).collect();
+        savers.into_iter().map(|saver| saver.join().unwrap()).collect()
+    });
+    assert_eq!(taken.len(), 8);
+    assert!(newest(&store).unwrap().is_none());
+}
+
+#[test]
 fn a_commit_without_all_segments_or_with_a_short_file_is_refused_by_name() {
     let store = store("missing");
     let dir = next_save(&store, 1, 10).unwrap();

@@ -4,6 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use eagleray_base::{Error, Result};
 use eagleray_run::claim::{self, End};
+use eagleray_run::heartbeat::{self, Heartbeat};
 use eagleray_run::{Claimant, Ledger, account, read_ledger};
 use eagleray_store::Store;
 use pyo3::prelude::*;
@@ -47,6 +48,32 @@ fn read_ledger_json(py: Python<'_>, store_url: &str) -> PyResult<String> {
 #[pyfunction(name = "account")]
 fn account_json(py: Python<'_>, store_url: &str) -> PyResult<String> {
     py.detach(|| render(&account::of_store(&Store::open(store_url)?)?)).map_err(to_py)
+}
+
+/// The driver's sign of life for an attempt, given from now on until `stop`.
+#[pyclass(name = "Heartbeat", module = "eagleray._core", frozen)]
+struct PyHeartbeat {
+    heartbeat: Mutex<Option<Heartbeat>>,
+}
+
+#[pymethods]
+impl PyHeartbeat {
+    #[new]
+    fn new(py: Python<'_>, store_url: &str, attempt: u32) -> PyResult<Self> {
+        let started = py.detach(|| Heartbeat::start(&Store::open(store_url)?, attempt, heartbeat::PERIOD));
+        Ok(Self { heartbeat: Mutex::new(Some(started.map_err(to_py)?)) })
+    }
+
+    /// Whether a newer attempt has claimed the run.
+    fn superseded(&self) -> bool {
+        let slot = self.heartbeat.lock().unwrap_or_else(PoisonError::into_inner);
+        slot.as_ref().is_some_and(Heartbeat::superseded)
+    }
+
+    /// Gives no more signs.
+    fn stop(&self, py: Python<'_>) {
+        py.detach(|| drop(self.heartbeat.lock().unwrap_or_else(PoisonError::into_inner).take()));
+    }
 }
 
 /// The events of one writer of an attempt.
@@ -101,5 +128,6 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(finish, module)?)?;
     module.add_function(wrap_pyfunction!(read_ledger_json, module)?)?;
     module.add_function(wrap_pyfunction!(account_json, module)?)?;
+    module.add_class::<PyHeartbeat>()?;
     module.add_class::<PyLedger>()
 }

@@ -141,6 +141,11 @@ impl PyOrder {
         self.order.position(source, epoch, index)
     }
 
+    /// The position of an order's state, given as JSON; refuses the state of another order, saying what differs.
+    fn restore(&self, state_json: &str) -> PyResult<u64> {
+        self.order.restore(state_json).map_err(to_py)
+    }
+
     /// Samples of each source among the first `position` positions.
     fn cursor<'py>(&self, py: Python<'py>, position: u64) -> PyResult<Bound<'py, PyDict>> {
         in_range(position).map_err(to_py)?;

@@ -2,7 +2,7 @@
 //!
 //! Before a driver claims the next attempt it looks at the newest. If that has not ended and its driver is
 //! alive, the newcomer stops and says so: on the same host by looking for the process, from another host by
-//! the age of the last thing it wrote. A newcomer that was told to, or that finds no life, takes over; the
+//! the age of its last sign of life. A newcomer that was told to, or that finds no life, takes over; the
 //! older driver finds the newer claim at its next write and stops, and readers ignore what it wrote after.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +18,7 @@ use crate::paths;
 const FORMAT: &str = "eagleray.claim";
 const VERSION: u32 = 1;
 
-/// A driver on another host that has written within this time is alive; ledgers are flushed every second.
+/// A driver on another host that has given a sign within this time is alive.
 const SIGN_OF_LIFE_MAX: Duration = Duration::from_secs(15);
 /// How long a newcomer waits for such a driver to fall silent.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -53,6 +53,9 @@ pub struct Claim {
     /// The claimant's system since it was booted; tells two hosts of one name apart.
     #[serde(default)]
     pub boot_id: Option<String>,
+    /// The claimant's namespace of process ids; tells two containers of one host name apart.
+    #[serde(default)]
+    pub pid_namespace: Option<String>,
     /// The folder of the commit it goes on from.
     pub resumed_from: Option<String>,
     /// Who claimed.
@@ -102,6 +105,7 @@ pub fn claim(
             claimed_us: unique_now_us(),
             pid_started: process_started(claimant.pid),
             boot_id: boot_id(),
+            pid_namespace: pid_namespace(),
             resumed_from: resumed_from()?,
             claimant: claimant.clone(),
         };
@@ -167,14 +171,15 @@ pub fn is_alive(store: &Store, claim: &Claim, host: &str) -> Result<bool> {
         let started = process_started(claim.claimant.pid);
         return Ok(started.is_some() && (claim.pid_started.is_none() || started == claim.pid_started));
     }
-    let written = store.list(&paths::ledger(claim.attempt))?.iter().map(|object| object.modified_us).max();
-    let last_sign = written.unwrap_or(0).max(claim.claimed_us);
+    let sign = store.head(&paths::alive(claim.attempt))?.map_or(0, |object| object.modified_us);
+    let last_sign = sign.max(claim.claimed_us);
     Ok(now_us().saturating_sub(last_sign) < SIGN_OF_LIFE_MAX.as_micros() as u64)
 }
 
-/// Whether a claim was made on this system, whose host has that name.
+/// Whether a claim was made where its process can be seen: on this system, whose host has that name.
 fn is_here(claim: &Claim, host: &str) -> bool {
-    claim.claimant.host == host && (claim.boot_id.is_none() || claim.boot_id == boot_id())
+    let same = |theirs: &Option<String>, ours: fn() -> Option<String>| theirs.is_none() || *theirs == ours();
+    claim.claimant.host == host && same(&claim.boot_id, boot_id) && same(&claim.pid_namespace, pid_namespace)
 }
 
 fn newest(store: &Store) -> Result<Option<Claim>> {
@@ -237,6 +242,12 @@ fn unique_now_us() -> u64 {
     let now = now_us();
     let before = LAST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(now.max(last + 1)));
     before.map_or(now, |last| now.max(last + 1))
+}
+
+/// The namespace in which this process has its number: `pid:[4026531836]`.
+fn pid_namespace() -> Option<String> {
+    let link = std::fs::read_link("/proc/self/ns/pid").ok()?;
+    Some(link.to_string_lossy().into_owned())
 }
 
 /// This system since it was booted.

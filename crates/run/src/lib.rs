@@ -21,13 +21,14 @@
 //! # Ok::<(), eagleray_base::Error>(())
 //! ```
 //!
-//! Map: [`paths`] every path of a run · [`claim`] attempts and who may make one · [`ledger`] writing and reading
-//! events · [`event`] their form · [`timeline`] spans to seconds by cause · [`account`] the report's figures ·
-//! [`runs`] the runs of a folder.
+//! Map: [`paths`] every path of a run · [`claim`] attempts and who may make one · [`heartbeat`] the sign of life
+//! of a driver · [`ledger`] writing and reading events · [`event`] their form · [`timeline`] spans to seconds by
+//! cause · [`account`] the report's figures · [`runs`] the runs of a folder.
 
 pub mod account;
 pub mod claim;
 pub mod event;
+pub mod heartbeat;
 pub mod ledger;
 pub mod paths;
 pub mod runs;

@@ -25,6 +25,11 @@ pub fn end(attempt: u32) -> String {
     format!("{ATTEMPTS}/{attempt:04}.end.json")
 }
 
+/// The sign of life of an attempt's driver.
+pub fn alive(attempt: u32) -> String {
+    format!("{ATTEMPTS}/{attempt:04}.alive")
+}
+
 /// The events of an attempt.
 pub fn ledger(attempt: u32) -> String {
     format!("{LEDGER}/{attempt:04}")
@@ -56,6 +61,7 @@ mod tests {
     fn paths_are_read_as_they_are_written() {
         assert_eq!(attempt_of_claim(&claim(12)), Some(12));
         assert_eq!(attempt_of_claim(&end(12)), None);
+        assert_eq!(attempt_of_claim(&alive(12)), None);
         assert_eq!(parts_of_ledger_object(&ledger_object(3, "driver", 42)), Some((3, "driver", 42)));
         assert_eq!(ledger_object(1, "driver", 42), "ledger/0001/driver-000042.jsonl");
         assert_eq!(parts_of_ledger_object("ledger/0001/notes.txt"), None);

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use eagleray_base::Kind;
 use eagleray_store::Store;
 use proptest::prelude::*;
@@ -5,8 +7,9 @@ use serde_json::{Value, json};
 
 use crate::claim::{self, Claimant, End};
 use crate::event::{CAUSES, Event};
+use crate::heartbeat::Heartbeat;
 use crate::timeline::Timeline;
-use crate::{Ledger, account, is_current, read_ledger};
+use crate::{Ledger, account, is_current, paths, read_ledger};
 
 fn store(name: &str) -> Store {
     Store::open(&format!("memory://run-{name}")).unwrap()
@@ -66,17 +69,41 @@ fn a_process_id_used_again_is_not_the_driver() {
 }
 
 #[test]
-fn a_driver_elsewhere_is_alive_while_it_writes() {
+fn a_driver_elsewhere_is_alive_while_its_heart_beats() {
     let store = store("elsewhere");
     let claimed = claim::claim(&store, &elsewhere(1), || Ok(None)).unwrap();
     assert!(claim::is_alive(&store, &claimed, "here").unwrap());
     let mut old = claimed;
     old.claimed_us = 1;
     assert!(!claim::is_alive(&store, &old, "here").unwrap());
-    let mut ledger = Ledger::open(&store, 1, "driver").unwrap();
-    ledger.append(r#"{"t":1.0,"kind":"generation"}"#).unwrap();
-    ledger.flush().unwrap();
+    let heartbeat = Heartbeat::start(&store, 1, Duration::from_millis(1)).unwrap();
     assert!(claim::is_alive(&store, &old, "here").unwrap());
+    assert!(!heartbeat.superseded());
+    let taking = Claimant { take_over: true, ..Claimant::of_this_process("here") };
+    claim::claim(&store, &taking, || Ok(None)).unwrap();
+    while !heartbeat.superseded() {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_heart_that_was_stopped_beats_no_more() {
+    let store = store("stopped-heart");
+    drop(Heartbeat::start(&store, 1, Duration::from_millis(1)).unwrap());
+    store.delete(&paths::alive(1)).unwrap();
+    std::thread::sleep(Duration::from_millis(20));
+    assert!(store.head(&paths::alive(1)).unwrap().is_none());
+}
+
+#[test]
+fn a_driver_in_another_container_of_the_same_host_name_is_not_taken_for_dead() {
+    let store = store("container");
+    let mut claimed = claim::claim(&store, &elsewhere(1), || Ok(None)).unwrap();
+    claimed.claimant.host = "here".to_owned();
+    claimed.claimant.pid = u32::MAX;
+    assert!(!claim::is_alive(&store, &claimed, "here").unwrap());
+    claimed.pid_namespace = Some("pid:[1]".to_owned());
+    assert!(claim::is_alive(&store, &claimed, "here").unwrap());
 }
 
 #[test]
