@@ -170,15 +170,25 @@ def test_a_bad_input_gets_one_message_with_its_place(
     assert not list((tmp_path / "built").glob("keys/*"))
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"model": {}}', '{"model": {"vocab": {"a": 0}}}'])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is not a tokenizer.json: it is not JSON"),
+        ("[]", "is not a tokenizer.json: it is not an object"),
+        ('{"model": {}}', "is not a tokenizer.json: it has no `model.vocab`"),
+        ('{"model": {"vocab": {"a": 0}}}', "has no token that ends a document"),
+        ('{"model": {"vocab": {"</s>": 0}}}', "is not a tokenizer.json: "),
+    ],
+)
 def test_a_file_that_is_no_tokenizer_is_refused(
-    content: str, tmp_path: Path, resolved: Callable[..., dict[str, Any]]
+    content: str, message: str, tmp_path: Path, resolved: Callable[..., dict[str, Any]]
 ) -> None:
     write_jsonl(tmp_path / "raw/a.jsonl", TEXTS)
     path = tmp_path / "tokenizer.json"
     path.write_text(content)
-    with pytest.raises(_core.InvalidError, match=r"tokenizer\.json"):
+    with pytest.raises(_core.InvalidError) as caught:
         build_in_process(resolved(tokenizer=str(path)))
+    assert f"`{path}` {message}" in str(caught.value)
 
 
 def test_a_dataset_of_another_tokenizer_is_refused(tmp_path: Path, resolved: Callable[..., dict[str, Any]]) -> None:
