@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -77,10 +78,25 @@ def test_a_wrong_secret_and_a_missing_bucket_are_named_and_no_secret_is_shown(
     with pytest.raises(_core.NotFoundError, match="no such bucket") as missing:
         _core.Store("s3://absent-bucket/run").get("x")
     assert missing.value.hint
+    with pytest.raises(_core.NotFoundError, match="no such bucket"):
+        _core.Store("s3://absent-bucket/run").head("x")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted-wrong-secret")
     with pytest.raises(_core.InvalidError, match="access was denied") as denied:
         _core.Store(f"{s3}/run").put("x", b"")
     assert "planted-wrong-secret" not in str(denied.value)
+
+
+def test_a_process_without_credentials_says_so_in_seconds() -> None:
+    # It listens and never answers: what a metadata service out of reach looks like.
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+        environment["AWS_METADATA_ENDPOINT"] = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        environment["NO_PROXY"] = "127.0.0.1"
+        script = "from eagleray import _core; _core.Store('s3://bucket/run').head('x')"
+        command = [sys.executable, "-c", script]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode != 0
+    assert "no S3 credentials were found" in done.stderr
 
 
 def test_the_store_keeps_its_promises_on_s3_from_rust(server: seaweed.S3Server) -> None:

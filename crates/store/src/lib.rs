@@ -22,9 +22,11 @@
 //! # Ok::<(), eagleray_base::Error>(())
 //! ```
 //!
-//! Map: [`Store`] the verbs · `local` and `object` the backends · [`Writer`] streamed writes ·
+//! Map: [`Store`] the verbs · `local` and `object` the backends · `failure` what their failures mean ·
+//! `credentials` those of the machine · [`Writer`] streamed writes ·
 //! `pattern` what a listing may ask for · `reader` sequential reads · [`Handle`] many ranged reads of one object · `faults` what tests inject · `runtime` the one async runtime.
 
+mod credentials;
 mod failure;
 mod faults;
 mod handle;
@@ -360,7 +362,8 @@ impl Store {
         .map_err(|error| self.place(path, error))
     }
 
-    /// Deletes all objects below a prefix (a folder), unfinished writes included.
+    /// Deletes all objects below a prefix (a folder); in a local folder also what killed writers left. On S3
+    /// the parts of a killed writer's upload stay, unseen, until a lifecycle rule of the bucket removes them.
     ///
     /// # Errors
     /// `Unavailable` when the backend does not answer.

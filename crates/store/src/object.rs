@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use eagleray_base::{Error, Result};
+use eagleray_base::{Error, Kind, Result};
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::aws::AmazonS3Builder;
 use object_store::memory::InMemory;
@@ -16,7 +16,8 @@ use object_store::{
 use parking_lot::Mutex;
 
 use crate::ObjectInfo;
-use crate::failure::from_object_store;
+use crate::credentials;
+use crate::failure::{Answered, is_out_of_range};
 use crate::pattern::{Pattern, Place};
 use crate::writer::{Multipart, Sink};
 
@@ -32,6 +33,7 @@ static MEMORIES: LazyLock<Mutex<HashMap<String, Arc<InMemory>>>> = LazyLock::new
 #[derive(Clone)]
 pub(crate) struct Objects {
     store: Arc<dyn ObjectStore>,
+    answered: Answered,
     prefix: String,
 }
 
@@ -46,25 +48,36 @@ impl Objects {
             RetryConfig { max_retries: RETRIES_MAX, retry_timeout: RETRY_TIMEOUT, ..RetryConfig::default() };
         let mut builder = AmazonS3Builder::from_env()
             .with_bucket_name(bucket)
-            .with_client_options(options)
+            .with_client_options(options.clone())
             .with_retry(retry);
         if let Some(endpoint) = endpoint {
             builder = builder.with_endpoint(endpoint);
         }
-        let store = builder.build().map_err(|error| {
-            Error::invalid(format!("`s3://{bucket}` cannot be opened: {error}"))
-                .with_hint("look at the `AWS_…` environment variables")
-        })?;
-        Ok(Self { store: Arc::new(store), prefix: prefix.to_owned() })
+        let forbidden =
+            std::env::var("AWS_EC2_METADATA_DISABLED").is_ok_and(|value| value.eq_ignore_ascii_case("true"));
+        let store = credentials::settle(builder, options, RETRY_TIMEOUT, !forbidden)
+            .and_then(AmazonS3Builder::build)
+            .map_err(|error| {
+                Error::invalid(format!("`s3://{bucket}` cannot be opened: {error}"))
+                    .with_hint("look at the `AWS_…` environment variables")
+            })?;
+        Ok(Self::new(Arc::new(store), prefix))
     }
 
     pub(crate) fn memory(name: &str, prefix: &str) -> Self {
         let store = MEMORIES.lock().entry(name.to_owned()).or_default().clone();
-        Self { store, prefix: prefix.to_owned() }
+        let objects = Self::new(store, prefix);
+        // There is no bucket that could be missing.
+        objects.answered.note();
+        objects
+    }
+
+    fn new(store: Arc<dyn ObjectStore>, prefix: &str) -> Self {
+        Self { store, answered: Answered::default(), prefix: prefix.to_owned() }
     }
 
     pub(crate) fn child(&self, path: &str) -> Self {
-        Self { store: Arc::clone(&self.store), prefix: self.key(path) }
+        Self { store: Arc::clone(&self.store), answered: self.answered.clone(), prefix: self.key(path) }
     }
 
     fn key(&self, path: &str) -> String {
@@ -81,56 +94,77 @@ impl Objects {
     }
 
     pub(crate) async fn get(&self, path: &str) -> Result<Bytes> {
-        let result = self.store.get(&self.path(path)).await.map_err(from_object_store)?;
-        result.bytes().await.map_err(from_object_store)
+        let result = self.answered.check(self.store.get(&self.path(path)).await)?;
+        self.answered.check(result.bytes().await)
     }
 
     /// May answer with fewer bytes when the object ends earlier.
     pub(crate) async fn get_range(&self, path: &str, start: u64, length: u64) -> Result<Bytes> {
         let location = self.path(path);
         match self.store.get_range(&location, start..start + length).await {
-            Ok(bytes) => Ok(bytes),
-            Err(error) => match self.store.head(&location).await {
+            // Any other failure is not asked about: that would take as long again.
+            Err(error) if is_out_of_range(&error) => match self.store.head(&location).await {
                 Ok(meta) if meta.size <= start => Ok(Bytes::new()),
-                _ => Err(from_object_store(error)),
+                _ => Err(self.answered.failure(error)),
             },
+            result => self.answered.check(result),
         }
     }
 
     pub(crate) async fn head(&self, path: &str) -> Result<Option<ObjectInfo>> {
-        match self.store.head(&self.path(path)).await {
-            Ok(meta) => Ok(Some(info(path.to_owned(), meta))),
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(from_object_store(error)),
+        let location = self.path(path);
+        match self.store.head(&location).await {
+            Err(object_store::Error::NotFound { .. }) => {
+                self.require_bucket(&location).await?;
+                Ok(None)
+            }
+            result => Ok(Some(info(path.to_owned(), self.answered.check(result)?))),
         }
     }
 
+    /// The answer to a HEAD has no body, so that a missing bucket looks like a missing object: until the store
+    /// has answered anything, a listing tells.
+    async fn require_bucket(&self, location: &Path) -> Result<()> {
+        if self.answered.yes() {
+            return Ok(());
+        }
+        let listed = self.store.list(Some(location)).try_next().await;
+        match listed.map_err(|error| self.answered.failure(error)) {
+            // Only a missing bucket has a hint; where the listing did not come, the HEAD has the last word.
+            Err(error) if error.kind() == Kind::NotFound && error.hint().is_some() => return Err(error),
+            Err(error) if error.kind() == Kind::Unavailable => {}
+            // That a listing is forbidden tells as well that there is a bucket.
+            Ok(_) | Err(_) => self.answered.note(),
+        }
+        Ok(())
+    }
+
     pub(crate) async fn put(&self, path: &str, bytes: Bytes) -> Result<()> {
-        self.store.put(&self.path(path), bytes.into()).await.map(drop).map_err(from_object_store)
+        self.answered.check(self.store.put(&self.path(path), bytes.into()).await).map(drop)
     }
 
     pub(crate) async fn put_if_absent(&self, path: &str, bytes: Bytes) -> Result<bool> {
         match self.store.put_opts(&self.path(path), bytes.into(), PutMode::Create.into()).await {
-            Ok(_) => Ok(true),
             Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
+                self.answered.note();
                 Ok(false)
             }
-            Err(error) => Err(from_object_store(error)),
+            result => self.answered.check(result).map(|_| true),
         }
     }
 
     pub(crate) async fn copy(&self, from: &str, to: &str) -> Result<()> {
-        self.store.copy(&self.path(from), &self.path(to)).await.map_err(from_object_store)
+        self.answered.check(self.store.copy(&self.path(from), &self.path(to)).await)
     }
 
     pub(crate) fn writer(&self, path: &str) -> Sink {
-        Sink::Object(Multipart::new(Arc::clone(&self.store), self.path(path)))
+        Sink::Object(Multipart::new(Arc::clone(&self.store), self.answered.clone(), self.path(path)))
     }
 
     pub(crate) async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
         let location = self.path(prefix);
         let listed: Vec<ObjectMeta> =
-            self.store.list(Some(&location)).try_collect().await.map_err(from_object_store)?;
+            self.answered.check(self.store.list(Some(&location)).try_collect().await)?;
         Ok(listed.into_iter().map(|meta| info(self.relative(&meta.location), meta)).collect())
     }
 
@@ -169,7 +203,7 @@ impl Objects {
         } else {
             self.store.list_with_delimiter(Some(&folder)).await
         };
-        let listed = listed.map_err(from_object_store)?;
+        let listed = self.answered.check(listed)?;
         let place_of = |path: &Path| {
             let names = path.prefix_match(&folder)?;
             Some(names.fold(place.clone(), |place, name| pattern.enter(&place, name.as_ref())))
@@ -188,14 +222,14 @@ impl Objects {
 
     pub(crate) async fn list_dirs(&self, prefix: &str) -> Result<Vec<String>> {
         let location = self.path(prefix);
-        let listed = self.store.list_with_delimiter(Some(&location)).await.map_err(from_object_store)?;
+        let listed = self.answered.check(self.store.list_with_delimiter(Some(&location)).await)?;
         Ok(listed.common_prefixes.iter().filter_map(|path| path.filename().map(str::to_owned)).collect())
     }
 
     pub(crate) async fn delete(&self, path: &str) -> Result<()> {
         match self.store.delete(&self.path(path)).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(from_object_store(error)),
+            Err(object_store::Error::NotFound { .. }) => Ok(()),
+            result => self.answered.check(result),
         }
     }
 
@@ -209,3 +243,6 @@ fn info(path: String, meta: ObjectMeta) -> ObjectInfo {
     let modified_us = meta.last_modified.timestamp_micros().max(0) as u64;
     ObjectInfo { path, bytes: meta.size, etag: meta.e_tag, modified_us }
 }
+
+#[cfg(test)]
+mod tests;

@@ -87,6 +87,9 @@ fn s3_conforms_when_a_test_bucket_is_given() {
     let written = writer.finish().unwrap();
     assert_eq!(crc32c(&store.get("large").unwrap()), written.crc32c);
     store.delete_prefix("").unwrap();
+    let absent = Store::open("s3://absent-bucket/run").unwrap();
+    let errors = [absent.head("x").unwrap_err(), absent.list("").unwrap_err(), absent.get("x").unwrap_err()];
+    assert!(errors.iter().all(|error| error.message().contains("no such bucket")), "{errors:?}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use eagleray_base::{Crc32c, Result};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, WriteMultipart};
 
-use crate::failure::from_object_store;
+use crate::failure::Answered;
 use crate::local::Pending;
 use crate::{Store, runtime};
 
@@ -90,14 +90,15 @@ impl Write for Writer {
 /// An upload that is one PUT while it fits one part, and a multipart upload from then on.
 pub(crate) struct Multipart {
     store: Arc<dyn ObjectStore>,
+    answered: Answered,
     path: Path,
     buffer: Vec<u8>,
     upload: Option<WriteMultipart>,
 }
 
 impl Multipart {
-    pub(crate) fn new(store: Arc<dyn ObjectStore>, path: Path) -> Self {
-        Self { store, path, buffer: Vec::new(), upload: None }
+    pub(crate) fn new(store: Arc<dyn ObjectStore>, answered: Answered, path: Path) -> Self {
+        Self { store, answered, path, buffer: Vec::new(), upload: None }
     }
 
     fn push(&mut self, mut bytes: &[u8]) -> Result<()> {
@@ -115,33 +116,31 @@ impl Multipart {
 
     fn send_part(&mut self) -> Result<()> {
         let part = Bytes::from(std::mem::take(&mut self.buffer));
-        runtime()
-            .block_on(async {
-                if self.upload.is_none() {
-                    let upload = self.store.put_multipart(&self.path).await?;
-                    self.upload = Some(WriteMultipart::new_with_chunk_size(upload, PART_BYTES));
-                }
-                if let Some(upload) = &mut self.upload {
-                    upload.wait_for_capacity(PARTS_IN_FLIGHT).await?;
-                    upload.put(part);
-                }
-                Ok(())
-            })
-            .map_err(from_object_store)
+        let sent = runtime().block_on(async {
+            if self.upload.is_none() {
+                let upload = self.store.put_multipart(&self.path).await?;
+                self.upload = Some(WriteMultipart::new_with_chunk_size(upload, PART_BYTES));
+            }
+            if let Some(upload) = &mut self.upload {
+                upload.wait_for_capacity(PARTS_IN_FLIGHT).await?;
+                upload.put(part);
+            }
+            Ok(())
+        });
+        self.answered.check(sent)
     }
 
     fn finish(mut self) -> Result<()> {
         let rest = Bytes::from(std::mem::take(&mut self.buffer));
         let upload = self.upload.take();
-        runtime()
-            .block_on(async {
-                let Some(mut upload) = upload else {
-                    return self.store.put(&self.path, rest.into()).await.map(drop);
-                };
-                upload.put(rest);
-                upload.finish().await.map(drop)
-            })
-            .map_err(from_object_store)
+        let finished = runtime().block_on(async {
+            let Some(mut upload) = upload else {
+                return self.store.put(&self.path, rest.into()).await.map(drop);
+            };
+            upload.put(rest);
+            upload.finish().await.map(drop)
+        });
+        self.answered.check(finished)
     }
 }
 
