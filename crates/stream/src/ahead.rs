@@ -63,6 +63,22 @@ pub(crate) fn read_local(
     (0..threads).map(start).collect()
 }
 
+/// A load under way that ends when nobody holds it any more, so that a closed stream reads nothing on.
+struct Job(JoinHandle<Result<Loaded>>);
+
+impl Job {
+    fn begin(load: impl Future<Output = Result<Loaded>> + Send + 'static) -> Self {
+        #[expect(clippy::disallowed_methods, reason = "the job owns the task")]
+        Self(tokio::spawn(load))
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 /// Starts a task that keeps many reads under way and hands micro batches over in order.
 pub(crate) fn read_remote(
     loader: &Arc<Loader>,
@@ -83,15 +99,14 @@ async fn drive(loader: Arc<Loader>, mut slices: Slices, jobs: usize, queue: mpsc
         while begun.len() < jobs
             && let Some(micro) = slices.next()
         {
-            #[expect(clippy::disallowed_methods, reason = "the queue of begun loads owns the task")]
-            begun.push_back(tokio::spawn(Arc::clone(&loader).load_async(micro)));
+            begun.push_back(Job::begin(Arc::clone(&loader).load_async(micro)));
         }
-        let Some(job) = begun.pop_front() else {
+        let Some(mut job) = begun.pop_front() else {
             // Whether anyone still listens does not matter.
             let _ = queue.send(Message::End).await;
             return;
         };
-        let message = match job.await {
+        let message = match (&mut job.0).await {
             Ok(result) => Message::of(result),
             Err(panic) => Message::Failed(Error::internal(format!("a read failed: {panic}"))),
         };
@@ -108,5 +123,29 @@ impl Message {
             Ok(loaded) => Self::Loaded(Box::new(loaded)),
             Err(error) => Self::Failed(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_stopped_task_had_under_way_is_cancelled() {
+        runtime().block_on(async {
+            let (held, mut load) = mpsc::channel(1);
+            let driver = runtime().spawn(async move {
+                let mut job = Job::begin(async move {
+                    held.send("begun").await.unwrap();
+                    let result = std::future::pending().await;
+                    drop(held);
+                    result
+                });
+                (&mut job.0).await.map(drop)
+            });
+            assert_eq!(load.recv().await, Some("begun"));
+            driver.abort();
+            assert_eq!(load.recv().await, None, "the load is gone");
+        });
     }
 }

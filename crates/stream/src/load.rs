@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use eagleray_base::{Kind, Result};
+use eagleray_base::{Error, Kind, Result};
 use eagleray_order::{Order, Sample};
 use eagleray_tokens::format::blocks::{BlockRecord, RECORD_BYTES};
 use eagleray_tokens::format::index::parse_lengths;
@@ -16,6 +16,9 @@ use crate::source::{Piece, Request, Source};
 
 /// Tries of a read whose store does not answer, on top of the store's own.
 const ATTEMPTS: u32 = 6;
+/// No try begins later than this after the first: an object store has by then tried again itself, for minutes
+/// at most, and the other ranks wait in a collective whose limit is ten.
+const RETRY_WITHIN: Duration = Duration::from_secs(30);
 /// The first pause between tries; each further one is twice as long.
 const BACKOFF: Duration = Duration::from_millis(50);
 
@@ -215,6 +218,7 @@ async fn fetch_sample(source: &Source, index: u64) -> Result<FetchedSample> {
 
 fn read_blocking(source: &Source, request: Request, into: &mut Vec<u8>, timing: &mut Timing) -> Result<()> {
     into.resize(request.length as usize, 0);
+    let first = Instant::now();
     let mut attempt = 1;
     loop {
         let began = Instant::now();
@@ -223,7 +227,7 @@ fn read_blocking(source: &Source, request: Request, into: &mut Vec<u8>, timing: 
             .and_then(|handle| handle.read_into(request.start, into));
         timing.read += began.elapsed();
         match result {
-            Err(error) if error.kind() == Kind::Unavailable && attempt < ATTEMPTS => {
+            Err(error) if is_worth_another(&error, attempt, first.elapsed()) => {
                 std::thread::sleep(backoff(attempt));
                 timing.throttled += backoff(attempt);
                 attempt += 1;
@@ -235,11 +239,12 @@ fn read_blocking(source: &Source, request: Request, into: &mut Vec<u8>, timing: 
 
 async fn read_async(source: &Source, request: Request) -> Result<(Bytes, Duration)> {
     let handle = source.handle(request.shard, request.part)?;
+    let first = Instant::now();
     let mut throttled = Duration::ZERO;
     let mut attempt = 1;
     loop {
         match handle.read_async(request.start, request.length).await {
-            Err(error) if error.kind() == Kind::Unavailable && attempt < ATTEMPTS => {
+            Err(error) if is_worth_another(&error, attempt, first.elapsed()) => {
                 let pause = backoff(attempt);
                 tokio::time::sleep(pause).await;
                 throttled += pause;
@@ -250,6 +255,26 @@ async fn read_async(source: &Source, request: Request) -> Result<(Bytes, Duratio
     }
 }
 
+fn is_worth_another(error: &Error, attempt: u32, since_first: Duration) -> bool {
+    error.kind() == Kind::Unavailable && attempt < ATTEMPTS && since_first < RETRY_WITHIN
+}
+
 fn backoff(attempt: u32) -> Duration {
     BACKOFF * 2_u32.pow(attempt - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_read_is_tried_again_only_while_its_store_fails_quickly() {
+        let (silent, wrong) = (Error::unavailable("x"), Error::corrupt("x"));
+        assert!(is_worth_another(&silent, 1, Duration::from_secs(1)));
+        assert!(!is_worth_another(&silent, 1, Duration::from_mins(2)), "the store has tried long enough");
+        assert!(!is_worth_another(&silent, ATTEMPTS, Duration::from_secs(1)));
+        assert!(!is_worth_another(&wrong, 1, Duration::from_secs(1)));
+        let pauses: Duration = (1..ATTEMPTS).map(backoff).sum();
+        assert!(pauses < RETRY_WITHIN);
+    }
 }
