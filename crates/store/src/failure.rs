@@ -48,6 +48,11 @@ pub(crate) fn is_out_of_range(error: &object_store::Error) -> bool {
         .any(|sign| text.contains(sign))
 }
 
+/// Whether a request was found wrong; why, the answer to a HEAD does not say.
+pub(crate) fn is_bad_request(error: &object_store::Error) -> bool {
+    chain_text(error).contains("status code: 400")
+}
+
 /// Maps an `object_store` error, naming the usual causes: no bucket, no rights, no credentials, a wrong
 /// region. Once the store has answered, credentials that fail to come are a failure that passes.
 fn from_object_store(error: object_store::Error, answered: bool) -> Error {
@@ -114,9 +119,16 @@ fn is_elsewhere(text: &str) -> bool {
 }
 
 fn is_denied(text: &str) -> bool {
-    ["InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "403 Forbidden", "401 Unauthorized"]
-        .iter()
-        .any(|sign| text.contains(sign))
+    let signs = [
+        "InvalidAccessKeyId",
+        "SignatureDoesNotMatch",
+        "AccessDenied",
+        "ExpiredToken",
+        "InvalidToken",
+        "403 Forbidden",
+        "401 Unauthorized",
+    ];
+    signs.iter().any(|sign| text.contains(sign))
 }
 
 fn chain_text(error: &dyn std::error::Error) -> String {

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 
 use crate::ObjectInfo;
 use crate::credentials;
-use crate::failure::{Answered, is_out_of_range};
+use crate::failure::{Answered, is_bad_request, is_out_of_range};
 use crate::pattern::{Pattern, Place};
 use crate::writer::{Multipart, Sink};
 
@@ -117,6 +117,11 @@ impl Objects {
             Err(object_store::Error::NotFound { .. }) => {
                 self.require_bucket(&location).await?;
                 Ok(None)
+            }
+            // A wrong region or an expired token: a listing is refused for the same cause and says so.
+            Err(error) if is_bad_request(&error) => {
+                let told = self.store.list(Some(&location)).try_next().await.err();
+                Err(self.answered.failure(told.unwrap_or(error)))
             }
             result => Ok(Some(info(path.to_owned(), self.answered.check(result)?))),
         }

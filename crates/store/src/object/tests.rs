@@ -119,6 +119,24 @@ fn a_bucket_in_another_region_is_the_users_to_mend() {
 }
 
 #[test]
+fn a_head_that_is_refused_without_a_word_is_explained_by_a_listing() {
+    let causes = [
+        ("AuthorizationHeaderMalformed: the region 'us-east-1' is wrong", "another region"),
+        ("ExpiredToken", "access was denied"),
+    ];
+    for (cause, message) in causes {
+        let server = serve(move |request| match request {
+            _ if request.starts_with("HEAD") => answer("400 Bad Request", "", ""),
+            _ => answer("400 Bad Request", "", cause),
+        });
+        let error = runtime().block_on(server.objects.head("x")).unwrap_err();
+        assert_eq!(error.kind(), Kind::Invalid);
+        assert!(error.message().contains(message), "{}", error.render());
+        assert_eq!(server.methods(), ["HEAD", "GET"]);
+    }
+}
+
+#[test]
 fn a_pattern_asks_s3_for_no_folder_in_which_nothing_can_match() {
     let server = serve(|request| {
         let folder = |name: &str| format!("<CommonPrefixes><Prefix>{name}/</Prefix></CommonPrefixes>");
