@@ -229,7 +229,10 @@ impl Pending {
         self.file.sync_all()?;
         match fs::hard_link(&self.hidden, &self.target) {
             Ok(()) => sync_folder(&self.target).map(|()| true),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            // A network file system may repeat a link whose answer was lost, and then refuse the second.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                is_one_file(&self.hidden, &self.target)
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -280,6 +283,16 @@ fn info(path: String, metadata: &fs::Metadata) -> ObjectInfo {
     let modified = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
     let modified_us = modified.map_or(0, |age| age.as_micros() as u64);
     ObjectInfo { path, bytes: metadata.len(), etag: None, modified_us }
+}
+
+fn is_one_file(a: &Path, b: &Path) -> Result<bool> {
+    let identity = |path| fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino()));
+    match (identity(a), identity(b)) {
+        (Ok(a), Ok(b)) => Ok(a == b),
+        // The other's object has gone meanwhile, and so has not become ours.
+        (_, Err(error)) if is_absent(&error) => Ok(false),
+        (Err(error), _) | (_, Err(error)) => Err(error.into()),
+    }
 }
 
 fn is_absent(error: &io::Error) -> bool {

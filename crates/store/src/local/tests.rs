@@ -35,6 +35,16 @@ fn hidden_names_differ_between_calls_and_threads() {
 }
 
 #[test]
+fn a_claim_whose_answer_was_lost_on_the_network_is_still_won() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("claim");
+    let (ours, theirs) = (Pending::create(&target).unwrap(), Pending::create(&target).unwrap());
+    fs::hard_link(&ours.hidden, &target).unwrap();
+    assert!(ours.publish_if_absent().unwrap());
+    assert!(!theirs.publish_if_absent().unwrap());
+}
+
+#[test]
 fn every_write_takes_its_hidden_name_away_and_a_left_over_goes_with_its_folder() {
     let folder = tempfile::tempdir().unwrap();
     let local = Local::new(folder.path().to_owned());
