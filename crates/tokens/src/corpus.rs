@@ -2,6 +2,10 @@
 //!
 //! Which documents are held out depends on their text alone, so that a corpus collected again, in another
 //! place or from more files, holds out the same ones, and a text that occurs twice is on one side only.
+//!
+//! Parts are written to a work folder and put in their place when all are whole: a collection that is cut
+//! short before leaves the corpus that was there, and one that is cut short while its parts are put in place
+//! leaves a mark beside them, at which a build stops.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -17,6 +21,12 @@ const OBJECT_BYTES: u64 = 32 << 20;
 const LEVEL: i32 = 3;
 /// What the held-out documents are chosen by.
 const HOLDOUT_KEY: &str = "eagleray.holdout.v1";
+/// The folders of a corpus; training documents are put in place last.
+const FOLDERS: [&str; 2] = ["validation", "train"];
+/// Where parts lie until all are whole, inside the corpus' folder.
+pub(crate) const WORK: &str = ".collecting";
+/// What lies in each of [`FOLDERS`] while its parts are put in place; named to match what names the parts.
+pub(crate) const MARKS: [&str; 2] = ["validation/unfinished.jsonl", "train/unfinished.jsonl.zst"];
 
 /// What to collect.
 #[derive(Clone, Debug)]
@@ -47,6 +57,8 @@ pub struct Collected {
 /// Collects the files of `from` into `train/*.jsonl.zst` and `validation/00000.jsonl` of `to`. Files are
 /// taken in the order of a hash of their paths, so that a limit of bytes takes a fair sample.
 ///
+/// Parts of an earlier collection are replaced.
+///
 /// # Errors
 /// `NotFound` where no file has one of the endings; `Invalid` where nothing is left to train on.
 pub fn collect(
@@ -55,6 +67,43 @@ pub fn collect(
     options: &Options,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Collected> {
+    to.delete_prefix(WORK)?;
+    let collected = gather(from, &to.child(WORK), options, progress)
+        .and_then(|collected| publish(to).map(|()| collected));
+    // What was not put in place must not fill the disk; the first error is the one to tell.
+    let swept = to.delete_prefix(WORK);
+    let collected = collected?;
+    swept?;
+    Ok(collected)
+}
+
+/// Puts the parts in place of those that are there.
+fn publish(to: &Store) -> Result<()> {
+    for mark in MARKS {
+        to.put(mark, "this corpus is not whole: run `eagleray corpus collect` again\n")?;
+    }
+    for folder in FOLDERS {
+        for old in to.list(folder)?.iter().filter(|object| is_part(folder, &object.path)) {
+            to.delete(&old.path)?;
+        }
+    }
+    for folder in FOLDERS {
+        for part in to.child(WORK).list(folder)? {
+            to.copy(&format!("{WORK}/{}", part.path), &part.path)?;
+        }
+    }
+    MARKS.iter().try_for_each(|mark| to.delete(mark))
+}
+
+/// Whether an object of a folder is a part that we wrote there: five digits or more, `.jsonl` or `.jsonl.zst`.
+fn is_part(folder: &str, path: &str) -> bool {
+    let name = path.strip_prefix(folder).and_then(|path| path.strip_prefix('/'));
+    let stem = name.map(|name| name.strip_suffix(".zst").unwrap_or(name));
+    stem.and_then(|stem| stem.strip_suffix(".jsonl"))
+        .is_some_and(|number| number.len() >= 5 && number.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+fn gather(from: &Store, to: &Store, options: &Options, progress: &mut dyn FnMut(u64)) -> Result<Collected> {
     let mut files: Vec<ObjectInfo> = from.list("")?;
     files.retain(|file| options.suffixes.iter().any(|suffix| file.path.ends_with(suffix.as_str())));
     if files.is_empty() {
@@ -211,53 +260,4 @@ impl Collected {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::reader::{self, Piece, Record};
-
-    fn texts(store: &Store, folder: &str) -> Vec<String> {
-        let mut texts = Vec::new();
-        for object in store.list(folder).unwrap() {
-            let (format, compression) = reader::detect(&object.path, None).unwrap();
-            let piece =
-                Piece { root: String::new(), path: object.path, format, compression, range: None, bytes: 0 };
-            let mut reader = reader::open(store, &piece, "text").unwrap();
-            while let Some(Record::Document { text }) = reader.next().unwrap() {
-                texts.push(text.to_owned());
-            }
-        }
-        texts.sort();
-        texts
-    }
-
-    #[test]
-    fn documents_are_held_out_by_their_text_wherever_they_lie() {
-        let options = Options { suffixes: vec![".txt".into()], holdout: 0.3, bytes_max: u64::MAX };
-        let run = |name: &str, files: &[(String, String)]| {
-            let from = Store::open(&format!("memory://corpus-{name}-from")).unwrap();
-            let to = Store::open(&format!("memory://corpus-{name}-to")).unwrap();
-            for (path, text) in files {
-                from.put(path, text.clone()).unwrap();
-            }
-            from.put("x.bin", "not wanted").unwrap();
-            from.put("bad.txt", vec![0xff, 0xfe]).unwrap();
-            let collected = collect(&from, &to, &options, &mut |_| ()).unwrap();
-            assert_eq!(collected.left_out["not UTF-8"], 1);
-            (texts(&to, "train"), texts(&to, "validation"))
-        };
-        let files: Vec<_> = (0..100).map(|i| (format!("{i}.txt"), format!("text {i}"))).collect();
-        let moved: Vec<_> = files.iter().map(|(path, text)| (format!("deep/{path}"), text.clone())).collect();
-        let (train, validation) = run("one", &files);
-        assert_eq!(train.len() + validation.len(), 100);
-        assert!((10..60).contains(&validation.len()), "{}", validation.len());
-        assert_eq!((train, validation), run("two", &moved));
-    }
-
-    #[test]
-    fn a_folder_without_such_files_is_refused_by_name() {
-        let from = Store::open("memory://corpus-none").unwrap();
-        let options = Options { suffixes: vec![".py".into()], holdout: 0.1, bytes_max: 10 };
-        let error = collect(&from, &from, &options, &mut |_| ()).unwrap_err();
-        assert!(error.message().contains("ends in `.py`"));
-    }
-}
+mod tests;

@@ -9,6 +9,7 @@ use eagleray_store::{ObjectInfo, Store};
 use serde::{Deserialize, Serialize};
 
 use super::{RawObject, from_json, to_json};
+use crate::corpus;
 use crate::reader::{self, Compression, Format, Piece};
 
 /// A file changed this recently could change again within the same time stamp, so its checksum is not
@@ -87,7 +88,11 @@ fn match_all(patterns: &[String]) -> Result<BTreeMap<String, (Store, ObjectInfo)
             return Err(nothing(pattern, &store, &rest)?);
         }
         for info in matches {
-            found.insert(store.url_of(&info.path), (store.clone(), info));
+            let url = store.url_of(&info.path);
+            if let Some(corpus) = corpus::MARKS.iter().find_map(|mark| url.strip_suffix(mark)) {
+                return Err(unfinished(corpus));
+            }
+            found.insert(url, (store.clone(), info));
         }
     }
     Ok(found)
@@ -95,9 +100,17 @@ fn match_all(patterns: &[String]) -> Result<BTreeMap<String, (Store, ObjectInfo)
 
 fn matching(store: &Store, rest: &str) -> Result<Vec<ObjectInfo>> {
     if has_wildcard(rest) {
-        return store.list_matching(rest);
+        let mut found = store.list_matching(rest)?;
+        found.retain(|object| object.path.split('/').all(|name| name != corpus::WORK));
+        return Ok(found);
     }
     Ok(store.head(rest)?.into_iter().collect())
+}
+
+/// The error for a corpus whose parts are not all in place.
+fn unfinished(corpus: &str) -> Error {
+    Error::conflict(format!("the corpus in `{}` is not whole", corpus.trim_end_matches('/')))
+        .with_hint("where no `eagleray corpus collect` runs there now, one was cut short: run it again")
 }
 
 /// The error for a pattern that names nothing.
