@@ -19,7 +19,7 @@ mod text;
 use std::io::Read;
 
 use eagleray_base::{Error, Result};
-use eagleray_store::Store;
+use eagleray_store::{ObjectInfo, Store};
 use serde::{Deserialize, Serialize};
 
 pub use jsonl::Jsonl;
@@ -75,6 +75,33 @@ pub trait DocumentReader {
     fn next(&mut self) -> Result<Option<Record<'_>>>;
 }
 
+/// What is known of an object without reading it: when this is another, the object is another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Version {
+    /// Its size.
+    pub bytes: u64,
+    /// The store's tag of it, without quotes, or its last change in microseconds where the store has no tags.
+    pub tag: String,
+}
+
+impl Version {
+    /// The version of an object as a listing or a look at it tells.
+    pub fn of(info: &ObjectInfo) -> Self {
+        // A listing and a look at the object may write the same tag in two ways.
+        let tag = info.etag.as_ref().map_or_else(
+            || format!("{}", info.modified_us),
+            |etag| etag.trim_start_matches("W/").trim_matches('"').to_owned(),
+        );
+        Self { bytes: info.bytes, tag }
+    }
+}
+
+impl std::fmt::Display for Version {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bytes of version {}", self.bytes, self.tag)
+    }
+}
+
 /// What to read: an object, or the lines that start in a part of an uncompressed one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Piece {
@@ -91,6 +118,27 @@ pub struct Piece {
     pub range: Option<(u64, u64)>,
     /// Bytes of this piece on the store.
     pub bytes: u64,
+    /// The object that was found when the work was planned; another one is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<Version>,
+}
+
+impl Piece {
+    /// Checks that the object still is the one that was found.
+    ///
+    /// # Errors
+    /// `Conflict` where it changed or is gone; as the store.
+    pub fn check_unchanged(&self, store: &Store) -> Result<()> {
+        let Some(expected) = &self.version else { return Ok(()) };
+        let found = store.head(&self.path)?.map(|info| Version::of(&info));
+        if found.as_ref() == Some(expected) {
+            return Ok(());
+        }
+        let found = found.map_or_else(|| "nothing".to_owned(), |found| found.to_string());
+        let url = store.url_of(&self.path);
+        Err(Error::conflict(format!("`{url}` changed while it was read: expected {expected}, found {found}"))
+            .with_hint("build again when nothing writes there any more"))
+    }
 }
 
 /// Tells format and compression by an object's name, or by the spec's own word.

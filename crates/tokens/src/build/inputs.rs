@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{RawObject, from_json, to_json};
 use crate::corpus;
-use crate::reader::{self, Compression, Format, Piece};
+use crate::reader::{self, Compression, Format, Piece, Version};
 
 /// A file changed this recently could change again within the same time stamp, so its checksum is not
 /// remembered.
@@ -23,6 +23,7 @@ pub(super) struct Input {
     pub(super) format: Format,
     pub(super) compression: Compression,
     pub(super) object: RawObject,
+    pub(super) version: Version,
 }
 
 /// Splits a location into the folder that a store can open and the rest.
@@ -48,8 +49,16 @@ pub(super) fn find(patterns: &[String], format: Option<&str>, built: &Store) -> 
     for (url, (store, info)) in found {
         let (format, compression) = reader::detect(&url, format)?;
         let tag = tags.tag(&store, &info, &url)?;
+        let version = Version::of(&info);
         let object = RawObject { url, bytes: info.bytes, tag };
-        inputs.push(Input { root: store.url().to_owned(), path: info.path, format, compression, object });
+        inputs.push(Input {
+            root: store.url().to_owned(),
+            path: info.path,
+            format,
+            compression,
+            object,
+            version,
+        });
     }
     tags.save(built)?;
     Ok(inputs)
@@ -63,7 +72,15 @@ pub fn pieces(patterns: &[String]) -> Result<Vec<Piece>> {
     let pieces = match_all(&within_folders(patterns)?)?.into_iter().map(|(url, (store, info))| {
         let (format, compression) = reader::detect(&url, None)?;
         let root = store.url().to_owned();
-        Ok(Piece { root, path: info.path, format, compression, range: None, bytes: info.bytes })
+        Ok(Piece {
+            root,
+            path: info.path,
+            format,
+            compression,
+            range: None,
+            bytes: info.bytes,
+            version: None,
+        })
     });
     pieces.collect()
 }

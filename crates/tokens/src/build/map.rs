@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::run_file::{DocumentHash, RunBuilder};
 use super::{LongDocuments, MapTask, Settings, from_json, paths, to_json};
 use crate::format::TokenType;
-use crate::reader::{self, Record};
+use crate::reader::{self, Piece, Record};
 use crate::tokenizer::{self, Tokenizer};
 
 /// Bytes held before a run is written; bounds a task's memory whatever the object's size.
@@ -58,7 +58,8 @@ pub struct MapStats {
 /// Runs a map task, or finds that it was done.
 ///
 /// # Errors
-/// As the store and the readers; `Internal` where the tokenizer refuses a text.
+/// `Conflict` where an object is not the one that was planned with; as the store and the readers; `Internal`
+/// where the tokenizer refuses a text.
 pub fn run_map(task: &MapTask) -> Result<MapStats> {
     let work = Store::open(&task.work)?;
     let done = paths::map_done(task.index);
@@ -70,14 +71,10 @@ pub fn run_map(task: &MapTask) -> Result<MapStats> {
     let mut mapper = Mapper::new(work, task, tokenizer.as_ref());
     for piece in &task.pieces {
         let store = Store::open(&piece.root)?;
-        let url = store.url_of(&piece.path);
-        let mut reader = reader::open(&store, piece, &settings.text_field)?;
-        while let Some(record) = reader.next()? {
-            match record {
-                Record::Document { text } => mapper.document(text)?,
-                Record::Bad { offset, reason } => mapper.bad(&url, offset, reason),
-            }
-        }
+        let read = mapper.piece(&store, piece);
+        // Before what was read is told: an object that is written to is cut off or bad only by that.
+        piece.check_unchanged(&store)?;
+        read?;
     }
     mapper.finish(&done)
 }
@@ -106,6 +103,18 @@ impl<'a> Mapper<'a> {
             ids: Vec::new(),
             stats: MapStats { index: task.index, bytes: task.bytes, ..MapStats::default() },
         }
+    }
+
+    fn piece(&mut self, store: &Store, piece: &Piece) -> Result<()> {
+        let url = store.url_of(&piece.path);
+        let mut reader = reader::open(store, piece, &self.settings.text_field)?;
+        while let Some(record) = reader.next()? {
+            match record {
+                Record::Document { text } => self.document(text)?,
+                Record::Bad { offset, reason } => self.bad(&url, offset, reason),
+            }
+        }
+        Ok(())
     }
 
     fn document(&mut self, text: &str) -> Result<()> {

@@ -249,6 +249,7 @@ fn map_tasks(inputs: &[Input], plan: &Plan) -> Vec<MapTask> {
             compression: input.compression,
             range,
             bytes,
+            version: Some(input.version.clone()),
         };
         let bytes = input.object.bytes;
         if input.format == Format::Jsonl && input.compression == Compression::None && bytes > MAP_BYTES {

@@ -1,12 +1,13 @@
 use std::collections::BTreeMap;
 
 use eagleray_base::Kind;
-use eagleray_store::Store;
+use eagleray_store::{ObjectInfo, Store};
 use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
 use crate::Dataset;
+use crate::reader::Version;
 use crate::tokenizer::{probe, train};
 
 /// A folder of raw text with a tokenizer, in memory.
@@ -297,6 +298,57 @@ fn a_touched_file_keeps_its_build_key_and_a_changed_one_does_not() {
     assert_eq!(key(), first);
     local.put("a.jsonl", "{\"text\":\"two\"}\n").unwrap();
     assert_ne!(key(), first, "same size, changed within the same second");
+}
+
+#[test]
+fn an_object_that_changes_while_it_is_read_stops_the_build_before_its_task_is_done() {
+    let folder = tempfile::tempdir().unwrap();
+    for (case, root) in
+        ["memory://build-changing".to_owned(), folder.path().display().to_string()].iter().enumerate()
+    {
+        let corpus = Corpus::new(&format!("changing-{case}"));
+        let store = Store::open(root).unwrap();
+        let data = json!({
+            "built": format!("{root}/built"), "sources": {"s": {"documents": [format!("{root}/*.jsonl")]}},
+        });
+        store.put("a.jsonl", "{\"text\":\"one\"}\n").unwrap();
+        let planned = corpus.plan(&data).unwrap();
+        store.put("a.jsonl", "{\"text\":\"one\"}\n{\"text\":\"mo").unwrap();
+        let error = run_map(&planned.map[0]).unwrap_err();
+        assert_eq!(error.kind(), Kind::Conflict);
+        assert!(error.message().contains("a.jsonl` changed while it was read: expected 15 bytes"), "{error}");
+        store.delete("a.jsonl").unwrap();
+        let error = run_map(&planned.map[0]).unwrap_err();
+        assert!(error.message().contains("found nothing"), "{error}");
+        assert!(Store::open(&planned.work).unwrap().list("map").unwrap().is_empty());
+        store.put("a.jsonl", "{\"text\":\"two\"}\n").unwrap();
+        assert_ne!(corpus.plan(&data).unwrap().build_key, planned.build_key);
+        assert_eq!(corpus.build(&data).unwrap().manifest().documents, 1);
+    }
+    // The same number of bytes, and a part of the build is done already.
+    let corpus = Corpus::new("changing-later");
+    corpus.put("a.jsonl", &["one"]);
+    let mut planned = corpus.plan(&json!({})).unwrap();
+    run_map(&planned.map[0]).unwrap();
+    corpus.put("a.jsonl", &["two"]);
+    run_map(&planned.map[0]).unwrap();
+    planned.map[0].index = 1;
+    assert_eq!(run_map(&planned.map[0]).unwrap_err().kind(), Kind::Conflict);
+    assert_eq!(Store::open(&planned.work).unwrap().list("map").unwrap().len(), 1);
+}
+
+#[test]
+fn an_object_is_known_by_its_tag_however_a_listing_writes_it() {
+    let info = |etag: Option<&str>, modified_us| ObjectInfo {
+        path: "a".into(),
+        bytes: 1,
+        etag: etag.map(str::to_owned),
+        modified_us,
+    };
+    let version = |etag, modified_us| Version::of(&info(etag, modified_us));
+    assert_eq!(version(Some("\"x\""), 1), version(Some("x"), 2));
+    assert_ne!(version(Some("x"), 1), version(Some("y"), 1));
+    assert_ne!(version(None, 1), version(None, 2));
 }
 
 #[test]

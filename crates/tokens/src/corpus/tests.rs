@@ -18,8 +18,15 @@ fn texts(store: &Store, folder: &str) -> Vec<String> {
     let mut texts = Vec::new();
     for object in store.list(folder).unwrap() {
         let (format, compression) = reader::detect(&object.path, None).unwrap();
-        let piece =
-            Piece { root: String::new(), path: object.path, format, compression, range: None, bytes: 0 };
+        let piece = Piece {
+            root: String::new(),
+            path: object.path,
+            format,
+            compression,
+            range: None,
+            bytes: 0,
+            version: None,
+        };
         let mut reader = reader::open(store, &piece, "text").unwrap();
         while let Some(Record::Document { text }) = reader.next().unwrap() {
             texts.push(text.to_owned());

@@ -149,8 +149,15 @@ fn a_cut_or_damaged_compressed_object_ends_with_an_error_that_names_it() {
         let piece = |bytes: &[u8]| {
             store.put(name, bytes.to_vec()).unwrap();
             let (format, compression) = detect(name, None).unwrap();
-            let piece =
-                Piece { root: String::new(), path: name.into(), format, compression, range: None, bytes: 0 };
+            let piece = Piece {
+                root: String::new(),
+                path: name.into(),
+                format,
+                compression,
+                range: None,
+                bytes: 0,
+                version: None,
+            };
             read_all(open(&store, &piece, "text").unwrap().as_mut())
         };
         assert_eq!(piece(&whole).unwrap().len(), 20_000);
@@ -197,7 +204,7 @@ proptest! {
         for pair in cuts.windows(2) {
             let piece = Piece {
                 root: String::new(), path: "a.jsonl".into(), format: Format::Jsonl,
-                compression: Compression::None, range: Some((pair[0], pair[1])), bytes: 0,
+                compression: Compression::None, range: Some((pair[0], pair[1])), bytes: 0, version: None,
             };
             found.extend(read_all(open(&store, &piece, "text").unwrap().as_mut()).unwrap());
         }
