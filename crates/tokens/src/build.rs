@@ -10,8 +10,8 @@
 //!
 //! Documents are shuffled globally: each goes where the keyed BLAKE3 of its text says, the shard by the
 //! hash's top bits and the place in it by the whole, so that the order depends on texts and key alone and
-//! not on files, tasks or workers. Everything on the way lies under `<built>/work/<build key>/` in whole
-//! objects with fixed names: a task that was killed is run again and writes the same bytes, a task that
+//! not on files, tasks or workers. Everything on the way lies under `<built>/work/<build key>/<engine>/` in whole
+//! objects with fixed names, apart for each engine and its version: a task that was killed is run again and writes the same bytes, a task that
 //! was done is skipped, and two builders at once do no harm.
 //!
 //! Why not Ray Data's own shuffle: it keeps order by scheduling, not by content, reads whole files into
@@ -153,8 +153,20 @@ pub struct ReduceTask {
     pub map_tasks: u32,
 }
 
-/// Where a task writes, below the work folder.
+/// Where a build on its way lies below `<built>`, and where its tasks write below that.
 mod paths {
+    use eagleray_base::Digest;
+
+    /// The work of a build key, whatever engine does it.
+    pub(super) fn works(build_key: Digest) -> String {
+        format!("work/{build_key}")
+    }
+
+    /// The work of one engine: tasks done by another one are not taken up, since its ids could be others.
+    pub(super) fn work(build_key: Digest, engine: &str) -> String {
+        format!("{}/{}", works(build_key), engine.replace(' ', "-"))
+    }
+
     pub(super) const TOKENIZER: &str = "tokenizer.json";
     pub(super) const RUNS: &str = "runs";
     pub(super) const MAP: &str = "map";

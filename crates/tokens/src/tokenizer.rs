@@ -166,7 +166,7 @@ impl Definition {
             FASTOKENS => Ok(Arc::new(self.load_fastokens()?)),
             TOKENIZERS => Ok(Arc::new(self.load_tokenizers()?)),
             other => Err(Error::invalid(format!("tokenizer engine `{other}` is not in this build"))
-                .with_hint("finish the build with the version of the program that began it, or delete its `work` folder")),
+                .with_hint("a build was planned by another version of the program: install one version on every machine")),
         }
     }
 

@@ -104,19 +104,26 @@ pub fn finish(plan: &Plan) -> Result<String> {
     if let Some(dataset) = &plan.dataset {
         return Ok(dataset.clone());
     }
-    let work = Store::open(&plan.work)?;
     let hash = match find_done(&built, plan.build_key)? {
         Some(hash) => hash,
-        None => publish(plan, &built, &work)?,
+        None => publish(plan, &built)?,
     };
-    // Another builder may still write there: it finds the dataset done and sweeps again.
-    if let Err(error) = work.delete_prefix("") {
-        tracing::warn!(work = work.url(), reason = error.message(), "the work folder is left");
-    }
+    sweep(&built, plan.build_key);
     Ok(built.url_of(&hash.to_string()))
 }
 
-fn publish(plan: &Plan, built: &Store, work: &Store) -> Result<Digest> {
+/// Deletes the work of a build whose dataset is done. Another builder may still write there: it finds the
+/// dataset done and sweeps again.
+fn sweep(built: &Store, build_key: Digest) {
+    let works = paths::works(build_key);
+    if let Err(error) = built.delete_prefix(&works) {
+        tracing::warn!(work = built.url_of(&works), reason = error.message(), "the work folder is left");
+    }
+}
+
+fn publish(plan: &Plan, built: &Store) -> Result<Digest> {
+    let work_path = paths::work(plan.build_key, &plan.settings.engine);
+    let work = built.child(&work_path);
     let read = |path: String| work.get(&path).map(|bytes| (bytes, format!("`{}`", work.url_of(&path))));
     let mut maps: Vec<MapStats> = Vec::with_capacity(plan.map.len());
     for task in &plan.map {
@@ -145,10 +152,7 @@ fn publish(plan: &Plan, built: &Store, work: &Store) -> Result<Digest> {
         for (written, listed) in shards.iter().zip(manifest.shards.iter()) {
             for suffix in SUFFIXES {
                 let from = format!("{}{suffix}", paths::shard(written.shard));
-                built.copy(
-                    &format!("work/{}/{from}", plan.build_key),
-                    &format!("{hash}/{}{suffix}", listed.path),
-                )?;
+                built.copy(&format!("{work_path}/{from}"), &format!("{hash}/{}{suffix}", listed.path))?;
             }
         }
         folder.put(paths::TOKENIZER, work.get(paths::TOKENIZER)?)?;

@@ -131,10 +131,9 @@ fn documents(source: &Source, name: &str, role: Role, definition: &Definition, d
     let inputs = inputs::find(&source.documents, source.format.as_deref(), &built)?;
     let text_field = source.text.as_ref().unwrap_or(&data.text_default);
     let build_key = build_key(&inputs, source, text_field, definition, eod_id, data)?;
-    let work_path = format!("work/{build_key}");
-    let work = built.child(&work_path);
     let done = find_done(&built, build_key)?;
     let engine = if done.is_some() { String::new() } else { choose_engine(definition)? };
+    let work = built.child(&paths::work(build_key, &engine));
     let mut settings = settings(data, text_field, definition, eod_id, engine);
     settings.shards = num_shards(&inputs);
     let mut plan = Plan {

@@ -160,6 +160,31 @@ fn a_build_that_was_killed_after_any_write_ends_in_the_same_objects() {
 }
 
 #[test]
+fn what_another_engine_has_done_is_done_again_and_a_task_of_another_version_is_refused() {
+    let corpus = Corpus::new("engine");
+    corpus.put("a.jsonl", &["one"]);
+    let planned = corpus.plan(&json!({})).unwrap();
+    let engine = &planned.settings.engine;
+    // An older version had other ids: its map is done and its run lies there.
+    let older = planned.work.replace(&engine.replace(' ', "-"), "fastokens-0.0.1");
+    assert_ne!(older, planned.work);
+    let work = Store::open(&older).unwrap();
+    let stats = MapStats { runs: 1, documents: 5, tokens: 50, ..MapStats::default() };
+    work.put("map/000000.json", serde_json::to_vec(&stats).unwrap()).unwrap();
+    work.put("runs/000000-0000.run", "ids of another engine").unwrap();
+    let dataset = corpus.build(&json!({})).unwrap();
+    assert_eq!((dataset.manifest().documents, &dataset.manifest().engine), (1, engine));
+    assert!(corpus.store.list("built/work").unwrap().is_empty(), "the older work is swept too");
+
+    corpus.store.delete_prefix("built").unwrap();
+    let mut task = corpus.plan(&json!({})).unwrap().map[0].clone();
+    task.settings.engine = "fastokens 0.0.1".to_owned();
+    let error = run_map(&task).unwrap_err();
+    assert!(error.message().contains("`fastokens 0.0.1` is not in this build"), "{error}");
+    assert!(error.hint().unwrap().contains("one version on every machine"));
+}
+
+#[test]
 fn long_documents_are_split_cut_or_dropped_as_the_spec_says_and_counted() {
     let corpus = Corpus::new("long");
     let long = "abcdefgh ".repeat(30);
