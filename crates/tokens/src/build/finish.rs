@@ -112,9 +112,9 @@ pub fn finish(plan: &Plan) -> Result<String> {
     Ok(built.url_of(&hash.to_string()))
 }
 
-/// Deletes the work of a build whose dataset is done. Another builder may still write there: it finds the
-/// dataset done and sweeps again.
-fn sweep(built: &Store, build_key: Digest) {
+/// Deletes the work of a build whose dataset is done. Another builder may still write there, or this one be
+/// killed on the way: the next plan of the same build finds the dataset done and sweeps again.
+pub(super) fn sweep(built: &Store, build_key: Digest) {
     let works = paths::works(build_key);
     if let Err(error) = built.delete_prefix(&works) {
         tracing::warn!(work = built.url_of(&works), reason = error.message(), "the work folder is left");

@@ -4,6 +4,7 @@ use eagleray_base::{Digest, Error, Result};
 use eagleray_store::Store;
 use serde::{Deserialize, Serialize};
 
+use super::finish;
 use super::inputs::{self, Input};
 use super::resolved::{Data, Resolved, Source};
 use super::{
@@ -150,7 +151,9 @@ fn documents(source: &Source, name: &str, role: Role, definition: &Definition, d
         map: Vec::new(),
         reduce: Vec::new(),
     };
-    if done.is_none() {
+    if done.is_some() {
+        finish::sweep(&built, build_key);
+    } else {
         work.put(paths::TOKENIZER, definition.bytes())?;
         plan.map = map_tasks(&inputs, &plan);
         let map_tasks = plan.map.len() as u32;

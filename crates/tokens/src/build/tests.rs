@@ -160,6 +160,26 @@ fn a_build_that_was_killed_after_any_write_ends_in_the_same_objects() {
 }
 
 #[test]
+fn work_that_a_killed_or_slower_builder_left_is_swept_by_the_next_plan() {
+    let corpus = Corpus::new("left");
+    corpus.put("a.jsonl", &["one"]);
+    corpus.put("b.jsonl", &["two"]);
+    let slower = corpus.plan(&json!({})).unwrap();
+    let other = corpus.plan(&json!({"shuffle_key": "other"})).unwrap();
+    corpus.build(&json!({})).unwrap();
+    // The slower builder had a task under way when the dataset was done, and is killed before it sweeps.
+    Store::open(&slower.work)
+        .unwrap()
+        .put("tokenizer.json", corpus.store.get("tokenizer.json").unwrap())
+        .unwrap();
+    run_map(&slower.map[0]).unwrap();
+    assert!(corpus.plan(&json!({})).unwrap().done.is_some());
+    let left = corpus.store.list("built/work").unwrap();
+    assert!(left.iter().all(|object| object.path.contains(&other.build_key.to_string())), "{left:?}");
+    assert_eq!(left.len(), 1, "the work of a build that is not done stays");
+}
+
+#[test]
 fn what_another_engine_has_done_is_done_again_and_a_task_of_another_version_is_refused() {
     let corpus = Corpus::new("engine");
     corpus.put("a.jsonl", &["one"]);
