@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use eagleray_base::{Error, Result, limits};
+use eagleray_base::{Digest, Error, Result, limits};
 use eagleray_order::{Order, OrderSpec, SourceSpec};
 use eagleray_store::runtime;
 use serde::{Deserialize, Serialize};
@@ -116,14 +116,7 @@ fn open_sources(config: &StreamConfig) -> Result<(Order, Vec<Source>)> {
             .map_err(|error| error.at(format_args!("source `{}`", source.name)))
     };
     let sources: Vec<Source> = configs.iter().map(open).collect::<Result<_>>()?;
-    let tokenizer = |source: &Source| source.dataset().manifest().tokenizer_hash;
-    if let Some(at) = sources.windows(2).position(|pair| tokenizer(&pair[0]) != tokenizer(&pair[1])) {
-        let [one, other] = [&configs[at].name, &configs[at + 1].name];
-        return Err(Error::invalid(format!(
-            "sources `{one}` and `{other}` were built with different tokenizers"
-        ))
-        .with_hint("build both with the tokenizer of the spec: `eagleray tokens build`"));
-    }
+    check_tokenizers(&configs, &sources)?;
     let spec = |(config_of, source): (&&crate::SourceConfig, &Source)| SourceSpec {
         name: config_of.name.clone(),
         dataset_hash: source.dataset().manifest().dataset_hash,
@@ -137,6 +130,30 @@ fn open_sources(config: &StreamConfig) -> Result<(Order, Vec<Source>)> {
         sources: configs.iter().zip(&sources).map(spec).collect(),
     })?;
     Ok((order, sources))
+}
+
+/// That one tokenizer gave the tokens of all sources. Datasets may name different ones and still share one:
+/// where tokens are equal, a dataset stays the one that was built first.
+fn check_tokenizers(configs: &[&crate::SourceConfig], sources: &[Source]) -> Result<()> {
+    let named = |source: &Source| source.dataset().manifest().tokenizer_hash;
+    if sources.windows(2).all(|pair| named(&pair[0]) == named(&pair[1])) {
+        return Ok(());
+    }
+    let mut shared: Option<Vec<Digest>> = None;
+    for (number, source) in sources.iter().enumerate() {
+        let mut all = source.dataset().tokenizers()?;
+        all.retain(|tokenizer| shared.as_ref().is_none_or(|shared| shared.contains(tokenizer)));
+        if all.is_empty() {
+            let before: Vec<&str> = configs[..number].iter().map(|config| config.name.as_str()).collect();
+            let (before, name) = (before.join("`, `"), &configs[number].name);
+            return Err(Error::invalid(format!(
+                "sources `{before}` and `{name}` were built with different tokenizers"
+            ))
+            .with_hint("build all with the tokenizer of the spec: `eagleray tokens build`"));
+        }
+        shared = Some(all);
+    }
+    Ok(())
 }
 
 impl Stream {

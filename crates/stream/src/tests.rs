@@ -285,6 +285,20 @@ fn sources_of_different_tokenizers_are_refused() {
 }
 
 #[test]
+fn sources_that_name_different_tokenizers_are_one_stream_where_one_gave_the_tokens_of_both() {
+    let mut made = world("shared-tokenizer", true, 50_257);
+    let hash = |name: &str| eagleray_base::Digest::of(name.as_bytes());
+    let options = Options { tokenizer_hash: hash("new"), ..Options::default() };
+    let dataset = fixture::write_dataset(&made.store, &options, &[vec![(0..999).collect()]]).unwrap();
+    made.sources[1].url = made.store.url_of(&dataset.to_string());
+    Stream::open(made.config()).map(drop).unwrap_err();
+    made.dataset(0).add_tokenizer(hash("new"), "{}".into()).unwrap();
+    Stream::open(made.config()).map(drop).unwrap();
+    made.dataset(1).add_tokenizer(hash("newer"), "{}".into()).unwrap();
+    Stream::open(made.config()).map(drop).unwrap();
+}
+
+#[test]
 fn a_sequence_longer_than_a_source_is_refused_by_name() {
     let made = world("long", true, 50_257);
     let error = Stream::open(StreamConfig { sequence_length: 1 << 20, ..made.config() })

@@ -1,5 +1,6 @@
 //! An immutable token dataset on a store: open, locate, verify.
 
+use bytes::Bytes;
 use eagleray_base::{Digest, Error, Result, crc32c};
 use eagleray_store::Store;
 use serde::Serialize;
@@ -11,6 +12,8 @@ use crate::format::{BLOCK_BYTES, TokenType};
 
 /// Blocks that `verify` reads at a time.
 const VERIFY_BLOCKS: usize = 4096;
+/// Where the tokenizers lie that gave these very tokens too, beside the one that the manifest names.
+const TOKENIZERS: &str = "tokenizers";
 
 /// A dataset: its manifest and where each shard begins.
 #[derive(Clone, Debug)]
@@ -77,6 +80,37 @@ impl Dataset {
     /// The manifest.
     pub const fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    /// Whether the tokens are those of a tokenizer: the manifest's, or one that gave the same later.
+    ///
+    /// # Errors
+    /// As the store.
+    pub fn is_of(&self, tokenizer: Digest) -> Result<bool> {
+        let named = self.manifest.tokenizer_hash == tokenizer;
+        Ok(named || self.store.head(&format!("{TOKENIZERS}/{tokenizer}.json"))?.is_some())
+    }
+
+    /// The hashes of all tokenizers that gave these tokens, the manifest's first.
+    ///
+    /// # Errors
+    /// As the store.
+    pub fn tokenizers(&self) -> Result<Vec<Digest>> {
+        let listed = self.store.list(TOKENIZERS)?;
+        let names = listed.iter().filter_map(|object| object.path.rsplit('/').next()?.strip_suffix(".json"));
+        let others = names.filter_map(|name| name.parse().ok());
+        Ok(std::iter::once(self.manifest.tokenizer_hash).chain(others).collect())
+    }
+
+    /// Notes that a tokenizer, `bytes` as it was given, gave these tokens.
+    ///
+    /// # Errors
+    /// As the store.
+    pub fn add_tokenizer(&self, tokenizer: Digest, bytes: Bytes) -> Result<()> {
+        if self.is_of(tokenizer)? {
+            return Ok(());
+        }
+        self.store.put(&format!("{TOKENIZERS}/{tokenizer}.json"), bytes)
     }
 
     /// How tokens are stored.

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::plan::{KeyEntry, find_done};
 use super::{BadRecord, MapStats, Plan, RawObject, ReduceStats, Role, Settings, from_json, paths, to_json};
+use crate::Dataset;
 use crate::format::manifest::{self, Manifest, SUFFIXES, Shard, Shards};
 
 /// Bad records that a message names.
@@ -157,8 +158,10 @@ fn publish(plan: &Plan, built: &Store) -> Result<Digest> {
         }
         folder.put(paths::TOKENIZER, work.get(paths::TOKENIZER)?)?;
         folder.put("provenance.json", provenance(plan, counts, maps)?)?;
-        folder.put(manifest::NAME, manifest.encode()?)?;
+        folder.put_if_absent(manifest::NAME, manifest.encode()?)?;
     }
+    // Another tokenizer may have given the same tokens before.
+    Dataset::open(&folder)?.add_tokenizer(plan.settings.tokenizer_hash, work.get(paths::TOKENIZER)?)?;
     built.put(&format!("keys/{}", plan.build_key), to_json(&KeyEntry { dataset: hash })?)?;
     Ok(hash)
 }

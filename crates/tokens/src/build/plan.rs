@@ -96,7 +96,7 @@ pub fn plan(resolved_json: &str, name: &str, role: Role) -> Result<Plan> {
 fn existing(url: &str, name: &str, role: Role, definition: &Definition, data: &Data) -> Result<Plan> {
     let dataset = Dataset::open(&Store::open(url)?)?;
     let manifest = dataset.manifest();
-    if manifest.tokenizer_hash != definition.hash() {
+    if !dataset.is_of(definition.hash())? {
         let (found, expected) = (manifest.tokenizer_hash, definition.hash());
         return Err(Error::invalid(format!(
             "`{url}` was built with another tokenizer: its hash is {found}, `{}` has {expected}",
@@ -151,7 +151,9 @@ fn documents(source: &Source, name: &str, role: Role, definition: &Definition, d
         map: Vec::new(),
         reduce: Vec::new(),
     };
-    if done.is_some() {
+    if let Some(hash) = done {
+        Dataset::open(&built.child(&hash.to_string()))?
+            .add_tokenizer(definition.hash(), definition.bytes())?;
         finish::sweep(&built, build_key);
     } else {
         work.put(paths::TOKENIZER, definition.bytes())?;

@@ -320,6 +320,33 @@ fn a_dataset_built_with_another_tokenizer_is_refused() {
 }
 
 #[test]
+fn equal_tokens_of_a_changed_tokenizer_are_one_dataset_that_is_of_both() {
+    let corpus = Corpus::new("both");
+    corpus.put("a.jsonl", &["one"]);
+    let first = corpus.build(&json!({})).unwrap();
+    let older = corpus.store.get("tokenizer.json").unwrap();
+    let mut tokenizer: serde_json::Value = serde_json::from_slice(&older).unwrap();
+    let mut added = tokenizer["added_tokens"][0].clone();
+    (added["id"], added["content"]) = (json!(400), json!("<|never|>"));
+    tokenizer["added_tokens"].as_array_mut().unwrap().push(added);
+    corpus.store.put("tokenizer.json", tokenizer.to_string()).unwrap();
+    let changed = crate::tokenizer::Definition::read(&format!("{}/tokenizer.json", corpus.name)).unwrap();
+    assert!(!first.is_of(changed.hash()).unwrap());
+    let tokens = json!({"sources": {"s": {"kind": "tokens", "tokens": first.store().url()}}});
+    corpus.plan(&tokens).unwrap_err();
+
+    let second = corpus.build(&json!({})).unwrap();
+    assert_eq!(second.manifest(), first.manifest());
+    assert!(second.is_of(changed.hash()).unwrap() && second.is_of(first.manifest().tokenizer_hash).unwrap());
+    assert_eq!(second.tokenizers().unwrap(), [first.manifest().tokenizer_hash, changed.hash()]);
+    corpus.plan(&tokens).unwrap();
+    // A dataset that was found before this was noted is noted when it is found again.
+    second.store().delete_prefix("tokenizers").unwrap();
+    assert!(corpus.plan(&json!({})).unwrap().done.is_some());
+    assert!(second.is_of(changed.hash()).unwrap());
+}
+
+#[test]
 fn a_vocabulary_larger_than_the_models_is_refused() {
     let corpus = Corpus::new("vocabulary");
     corpus.put("a.jsonl", &["one"]);
