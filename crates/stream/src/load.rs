@@ -170,7 +170,7 @@ impl Loader {
         };
         let lengths = lengths.as_ref().map(|(from, lengths)| (*from, &lengths[..]));
         scratch.piece_starts.clear();
-        piece.starts(source, &scratch.records, lengths, &mut scratch.piece_starts)?;
+        piece.starts(source, blocks, &scratch.records, lengths, &mut scratch.piece_starts)?;
         scratch.starts.extend(scratch.piece_starts.iter().map(|start| start + offset));
         let bytes = piece.cut(source, blocks);
         batch.push_tokens(source.token_type(), bytes, offset as usize, self.sequence_length as usize);

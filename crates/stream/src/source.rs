@@ -181,16 +181,19 @@ impl Piece {
         Some((Request { shard: self.shard, part: Part::Index, start, length }, from))
     }
 
-    /// Appends where documents start within the piece, as token offsets from its first token.
+    /// Appends where documents start within the piece, as token offsets from its first token; blocks and
+    /// records are verified.
     pub(crate) fn starts(
         &self,
         source: &Source,
+        blocks: &[u8],
         records: &[BlockRecord],
         lengths: Option<(u64, &[u32])>,
         into: &mut Vec<u64>,
     ) -> Result<()> {
         let block_tokens = source.token_type.block_tokens() as u64;
-        for (i, record) in records.iter().enumerate() {
+        let crowded = Crowded { token_type: source.token_type, eod_id: source.dataset.manifest().eod_id };
+        for (i, (record, block)) in records.iter().zip(blocks.chunks(BLOCK_BYTES)).enumerate() {
             let block_start = (self.first_block + i as u64) * block_tokens;
             let mut push = |offset: u64| {
                 let start = block_start + offset;
@@ -201,10 +204,12 @@ impl Piece {
             match (record.starts(), lengths) {
                 (Some(starts), _) => starts.iter().for_each(|&start| push(u64::from(start))),
                 (None, Some((from, lengths))) => {
-                    let all = crowded_starts(record, from, lengths, block_tokens).ok_or_else(|| {
+                    let all = crowded.starts(record, block, from, lengths).ok_or_else(|| {
                         let number = self.first_block + i as u64;
-                        let url = source.place(self.shard, Part::Index);
-                        damaged(format!("`{url}` disagrees with the side table about block {number}"))
+                        let (url, first) = (source.place(self.shard, Part::Index), record.first_document);
+                        damaged(format!(
+                            "`{url}`: the lengths from document {first} on are not those of block {number}"
+                        ))
                     })?;
                     all.into_iter().for_each(&mut push);
                 }
@@ -215,24 +220,46 @@ impl Piece {
     }
 }
 
-/// The starts of a block with more documents than its record lists; `None` where lengths contradict it.
-fn crowded_starts(record: &BlockRecord, from: u64, lengths: &[u32], block_tokens: u64) -> Option<Vec<u64>> {
-    let listed = record.listed_starts();
-    let mut start = u64::from(*listed.first()?);
-    // The block's first token begins a document, or belongs to one that began before.
-    let mut document = u64::from(record.first_document) + u64::from(start > 0) - from;
-    let mut starts = Vec::with_capacity(usize::from(record.num_starts));
-    for number in 0..usize::from(record.num_starts) {
-        if start >= block_tokens || listed.get(number).is_some_and(|&listed| u64::from(listed) != start) {
-            return None;
+/// Finds the starts of blocks with more documents than a record lists, from lengths that no checksum covers.
+struct Crowded {
+    token_type: TokenType,
+    eod_id: u32,
+}
+
+impl Crowded {
+    /// `None` where the lengths contradict what is verified: as many starts as the record counts, the first of
+    /// them as it lists them, and each behind a token that ends a document. That fixes them all, since no text
+    /// holds that token.
+    fn starts(&self, record: &BlockRecord, block: &[u8], from: u64, lengths: &[u32]) -> Option<Vec<u64>> {
+        let listed = record.listed_starts();
+        let block_tokens = (block.len() / self.token_type.bytes()) as u64;
+        let mut start = u64::from(*listed.first()?);
+        // The block's first token begins a document, or belongs to one that began before.
+        let mut document = u64::from(record.first_document) + u64::from(start > 0) - from;
+        let mut starts = Vec::with_capacity(usize::from(record.num_starts));
+        for number in 0..usize::from(record.num_starts) {
+            let as_listed = listed.get(number).is_none_or(|&listed| u64::from(listed) == start);
+            if start >= block_tokens || !as_listed || !self.may_start(block, start) {
+                return None;
+            }
+            starts.push(start);
+            if number + 1 < usize::from(record.num_starts) {
+                let length = lengths.get(usize::try_from(document).ok()?).filter(|&&length| length > 0)?;
+                start += u64::from(*length);
+                document += 1;
+            }
         }
-        starts.push(start);
-        if number + 1 < usize::from(record.num_starts) {
-            start += u64::from(*lengths.get(usize::try_from(document).ok()?)?);
-            document += 1;
-        }
+        Some(starts)
     }
-    Some(starts)
+
+    /// Whether the token before ends a document; what lies before the block, the record tells.
+    fn may_start(&self, block: &[u8], start: u64) -> bool {
+        let Some(before) = start.checked_sub(1) else { return true };
+        let width = self.token_type.bytes();
+        let mut id = Vec::with_capacity(1);
+        self.token_type.decode(&block[before as usize * width..][..width], &mut id);
+        id == [self.eod_id]
+    }
 }
 
 fn damaged(message: String) -> Error {

@@ -226,6 +226,33 @@ fn one_changed_byte_stops_the_stream_and_names_the_place() {
 }
 
 #[test]
+fn a_changed_length_of_a_crowded_block_stops_the_stream_and_names_the_index() {
+    for (vocab_size, local) in [(50_257, true), (128_000, false)] {
+        let made = world("lengths", local, vocab_size);
+        let dataset = made.dataset(0);
+        let path = dataset.path(1, ".idx");
+        let whole = dataset.store().get(&path).unwrap().to_vec();
+        assert_eq!(drain(made.config()).len(), 804);
+        // All 60 documents of this shard start in its first block; the record lists 11, and the last length
+        // tells the start of none.
+        for (document, byte, bit) in
+            [(0, 0, 1), (10, 0, 2), (11, 0, 1), (30, 1, 1), (45, 3, 0x80), (58, 0, 4)]
+        {
+            let mut bytes = whole.clone();
+            bytes[34 + 4 * document + byte] ^= bit;
+            dataset.store().put(&path, bytes).unwrap();
+            let mut stream = Stream::open(made.config()).unwrap();
+            let found = std::iter::from_fn(|| stream.wait().transpose()).find_map(Result::err);
+            let error = found.unwrap_or_else(|| panic!("the length of document {document} went unnoticed"));
+            assert_eq!(error.kind(), Kind::Corrupt);
+            let text = error.render();
+            assert!(text.contains("shards/00001.idx`: the lengths from document 0 on"), "{text}");
+            assert!(text.contains("block 0"), "{text}");
+        }
+    }
+}
+
+#[test]
 fn a_side_table_of_another_shard_is_noticed() {
     let made = world("records", true, 50_257);
     let dataset = made.dataset(0);
