@@ -20,6 +20,7 @@ from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 from ray.train.v2._internal.execution.failure_handling import FailureDecision
 from ray.train.v2._internal.execution.failure_handling.default import DefaultFailurePolicy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from eagleray import _core
 
@@ -83,6 +84,27 @@ def start(workers: int, *, verbose: bool) -> None:
     quiet(verbose=verbose)
 
 
+def resources(name: str) -> float:
+    """How much of a resource the cluster has, in use or not."""
+    held: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return held.get(name, 0.0)
+
+
+def require_room(workers: int) -> None:
+    """Refuses more workers than the GPUs of an embedded Ray: they would wait for ever. A cluster may grow."""
+    gpus = resources("GPU")
+    if not os.environ.get("RAY_ADDRESS") and 0 < gpus < workers:
+        raise _core.InvalidError(
+            f"`cluster.workers` asks for {workers}, one GPU each, and this machine has {gpus:g}\n"
+            f"  hint: `--set cluster.workers={gpus:g}`, or `CUDA_VISIBLE_DEVICES=` to train on the CPU"
+        )
+
+
+def this_node() -> Any:
+    """The scheduling strategy of what must live and die with the driver's node."""
+    return NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
+
+
 def temp_dir() -> str:
     """A short folder of this user: the path of Ray's sockets below it may have 107 bytes."""
     return os.environ.get("RAY_TMPDIR") or str(Path(tempfile.gettempdir()) / f"eagleray-ray-{os.getuid()}")
@@ -104,14 +126,27 @@ def log_dir() -> str | None:
     return None if node is None else str(Path(node.get_session_dir_path()) / "logs")
 
 
-class PermanentFirst(DefaultFailurePolicy):
-    """Ray's policy, but an error that would come again ends the run at once."""
+class RunFailurePolicy(DefaultFailurePolicy):
+    """Ray's policy, but an error that would come again ends the run at once, and failures of a run that gets on
+    cost nothing.
+
+    Ray charges `max_failures` over a run's whole life. A run of weeks on machines that come and go loses many
+    workers: only a failure at which the run has got no further than at the one before is charged.
+    """
+
+    def __init__(self, failure_config: Any, keeper: Any) -> None:
+        super().__init__(failure_config)
+        self._keeper = keeper
+        self._reached = 0
 
     def make_decision(self, training_failed_error: Any) -> Any:
-        """RAISE for what a restart cannot mend; else Ray's budget of failures."""
-        failures = getattr(training_failed_error, "worker_failures", {})
-        if any(isinstance(failure, PERMANENT) for failure in failures.values()):
+        """RAISE for what a restart cannot mend, RETRY after progress; else Ray's budget of failures."""
+        failures = getattr(training_failed_error, "worker_failures", {}).values()
+        if any(isinstance(failure, PERMANENT) for failure in failures):
             return FailureDecision.RAISE
+        before, self._reached = self._reached, ray.get(self._keeper.reached.remote())
+        if failures and self._reached > before:
+            return FailureDecision.RETRY
         return super().make_decision(training_failed_error)
 
 
@@ -119,10 +154,14 @@ _TorchTrainer: Any = TorchTrainer
 
 
 class Trainer(_TorchTrainer):  # type: ignore[misc]
-    """Ray's torch trainer under our failure policy."""
+    """Ray's torch trainer under our failure policy, which asks the ledger's keeper."""
+
+    def __init__(self, *arguments: Any, keeper: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._keeper = keeper
 
     def _initialize_and_run_controller(self, **controller_init_kwargs: Any) -> Any:
-        controller_init_kwargs["failure_policy"] = PermanentFirst(self.run_config.failure_config)
+        controller_init_kwargs["failure_policy"] = RunFailurePolicy(self.run_config.failure_config, self._keeper)
         return super()._initialize_and_run_controller(**controller_init_kwargs)
 
     def _create_default_callbacks(self) -> Any:
@@ -138,6 +177,9 @@ class KeeperCallback(ControllerCallback, WorkerGroupCallback):
     """Tells the ledger's keeper, from the controller, when worker groups fail and when they are built."""
 
     _INTERRUPTING = ("RESTARTING", "RESCHEDULING", "RESIZING", "PREEMPTING")
+    # A resize waits this long for a save of what it is about to interrupt.
+    _SAVE_SECONDS = 60.0
+    _SAVE_POLL_SECONDS = 0.2
 
     def __init__(self, keeper: Any) -> None:
         self._keeper = keeper
@@ -149,11 +191,20 @@ class KeeperCallback(ControllerCallback, WorkerGroupCallback):
     def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
         """A failure or a resize was decided on: that is when it was seen."""
         name = current_state._state_type.state_name
+        if name == "RESIZING":
+            self._save_first()
         failed = getattr(getattr(current_state, "next_state", None), "training_failed_error", None)
         if name in self._INTERRUPTING or failed is not None:
             error = getattr(current_state, "training_failed_error", None) or failed
             reason = name.lower() if error is None else reason_of(error)
             ray.get(self._keeper.interrupted.remote(time.time(), reason))
+
+    def _save_first(self) -> None:
+        """A group that is in health is about to be replaced: saved now, it repeats the steps of a save and no more."""
+        ray.get(self._keeper.ask_save.remote())
+        deadline = time.monotonic() + self._SAVE_SECONDS
+        while ray.get(self._keeper.awaits_save.remote()) and time.monotonic() < deadline:
+            time.sleep(self._SAVE_POLL_SECONDS)
 
 
 def reason_of(error: BaseException) -> str:

@@ -111,6 +111,29 @@ def test_a_spec_with_another_model_or_order_may_not_continue_a_run(
     assert "`seed` was 5, is 6" in reordered.text()
 
 
+def test_documents_that_changed_are_not_taken_for_those_of_the_run(
+    corpus: Corpus, undisturbed: Run, new_run: Callable[..., Run], tmp_path: Path
+) -> None:
+    documents = tmp_path / "documents"
+    documents.mkdir()
+    shutil.copy(corpus.root / "train.jsonl", documents / "a.jsonl")
+    shutil.copy(corpus.root / "held.jsonl", documents / "b.jsonl")
+    claims = sorted((undisturbed.store / "attempts").iterdir())
+    grown = new_run(store=undisturbed.store, documents=f"{documents}/*.jsonl", steps=1000).start()
+    assert grown.wait() == 1, grown.text()
+    assert f"checkpoint of step {SURVIVAL_STEPS}" in grown.text()
+    assert "the documents or the tokenizer of this run have changed since" in grown.text()
+    assert sorted((undisturbed.store / "attempts").iterdir()) == claims
+
+
+def test_tensorboard_shows_every_step(undisturbed: Run) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulator.EventAccumulator(str(undisturbed.store / "tensorboard"), size_guidance={"scalars": 0})
+    events.Reload()
+    shown = {event.step: event.value for event in events.Scalars("train/loss")}
+    assert shown == pytest.approx({step: event["loss"] for step, event in undisturbed.history().items()}, rel=1e-6)
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of one megabyte."""
@@ -135,3 +158,11 @@ def test_a_full_disk_during_a_save_ends_the_run_with_one_clear_message(
     assert "space" in text.lower()
     assert text.count("error: ") == 1
     assert "Traceback" not in text
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_bf16_learns_what_fp32_learns(strategy: str, new_run: Callable[..., Run], undisturbed: Run) -> None:
+    run = new_run(steps=SURVIVAL_STEPS, strategy=strategy, precision="bf16")
+    run.finish()
+    assert run.digests() == undisturbed.digests()
+    assert 1e-6 < run.loss_drift(undisturbed) < 0.05

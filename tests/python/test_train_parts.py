@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import random
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
+from eagleray import _core
+from eagleray.train import validation
 from eagleray.train.context import slice_of
-from eagleray.train.ledger import Clock, StepWatch
+from eagleray.train.ledger import Clock, Keeper, StepWatch
 from eagleray.train.model import Llama, ModelConfig, initial_value, num_parameters, sample_losses
 from eagleray.train.plan import Cadence, Optimizer
 from eagleray.train.totals import Totals, fixed_point
@@ -26,19 +32,25 @@ def test_the_schedule_warms_up_linearly_and_ends_at_the_final_ratio() -> None:
 
 def test_a_cadence_by_steps_ignores_the_clock_and_one_by_seconds_ignores_steps() -> None:
     by_steps = Cadence(kind="steps", steps=10)
-    assert [step for step in range(1, 31) if by_steps.due(step, 1e9, None, None)] == [10, 20, 30]
+    assert [step for step in range(1, 31) if by_steps.due(step, 1e9, 2, None, None)] == [10, 20, 30]
     by_seconds = Cadence(kind="seconds", seconds=5.0)
-    assert not by_seconds.due(10, 4.9, 0.1, 1.0)
-    assert by_seconds.due(11, 5.0, 0.1, 1.0)
+    assert not by_seconds.due(10, 4.9, 2, 0.1, 1.0)
+    assert by_seconds.due(11, 5.0, 2, 0.1, 1.0)
 
 
 def test_the_automatic_cadence_weighs_what_a_save_costs_and_never_overlaps_saves() -> None:
     auto = Cadence(kind="auto")
-    assert auto.interval(None, None) == 60.0
-    assert auto.interval(0.0, 1.0) == 30.0
-    assert auto.interval(0.05, 1.0) == pytest.approx((2 * 0.05 * 86_400) ** 0.5)
-    assert auto.interval(0.05, 500.0) == 500.0
-    assert auto.interval(100.0, 1.0) == 1800.0
+    assert auto.interval(2, None, None) == 60.0
+    assert auto.interval(2, 0.0, 1.0) == 30.0
+    assert auto.interval(1, 0.05, 1.0) == pytest.approx((2 * 0.05 * 86_400) ** 0.5)
+    assert auto.interval(1, 0.05, 500.0) == 500.0
+    assert auto.interval(1, 100.0, 1.0) == 1800.0
+
+
+def test_the_automatic_cadence_saves_more_often_in_a_world_that_loses_more_workers() -> None:
+    auto = Cadence(kind="auto")
+    assert auto.interval(16, 0.5, 1.0) == pytest.approx(auto.interval(1, 0.5, 1.0) / 4)
+    assert auto.interval(128, 0.5, 1.0) == 30.0
 
 
 def test_slices_of_any_world_are_the_global_batch_in_order() -> None:
@@ -118,3 +130,64 @@ def test_spans_of_a_step_add_up_by_cause() -> None:
             pass
     assert set(watch.seconds) == {"data_wait", "compute"}
     assert 0.0 <= sum(watch.seconds.values()) <= watch.clock.now() - watch.start
+
+
+def spans(store: Path) -> list[tuple[str, int, float, float]]:
+    """Cause, rank, start and end of every span of a run's ledger."""
+    events = json.loads(_core.read_ledger(str(store)))
+    return [(each["cause"], each["rank"], each["start"], each["end"]) for each in events if each["kind"] == "span"]
+
+
+def claimed(store: Path) -> Keeper:
+    """The keeper of a run's first attempt, begun at second 10."""
+    _core.claim(str(store), json.dumps({"host": "here", "pid": 1}))
+    return Keeper(str(store), 1, 10.0, 0)
+
+
+def test_the_wait_for_a_worker_group_that_never_came_belongs_to_what_it_waited_for(tmp_path: Path) -> None:
+    keeper = claimed(tmp_path)
+    keeper.begin_generation(2, 11.0)
+    keeper.interrupted(70.0, "no room")
+    keeper.begin_generation(2, 71.0)
+    keeper.enter(0, 80.0)
+    keeper.interrupted(90.0, "the worker of rank 1 died")
+    keeper.finish(100.0, "failed")
+    assert spans(tmp_path) == [("setup", 0, 10.0, 80.0), ("detection", 0, 80.0, 90.0), ("setup", 1, 10.0, 90.0)]
+
+
+def test_a_save_that_was_asked_for_is_not_answered_by_an_older_one(tmp_path: Path) -> None:
+    keeper = claimed(tmp_path)
+    generation = keeper.begin_generation(1, 11.0)
+    keeper.enter(0, 12.0)
+    step: dict[str, Any] = {"kind": "step", "t": 13.0, "step": 130, "loss": 1.0, "lr": 1.0, "world": 1}
+    step |= {"total_steps": 200, "start": 12.0, "end": 13.0, "tokens": 1, "data_wait": 0.0}
+    keeper.push(generation, 0, [step], False)
+    keeper.ask_save()
+    assert keeper.push(generation, 0, [], False)["save"]
+    for saved, awaited in ((100, True), (131, False)):
+        event = {"kind": "checkpoint", "t": 14.0, "step": saved, "dir": "there", "end": 14.0}
+        keeper.push(generation, 0, [event], False)
+        assert keeper.awaits_save() == awaited
+
+
+def test_a_validation_that_is_not_finite_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = Totals(nonfinite=3, samples=16, tokens=512)
+    monkeypatch.setattr(validation, "_totals", lambda *_arguments: bad)
+    held = SimpleNamespace(name="held", every_steps=10)
+    reporter = SimpleNamespace(span=lambda *_arguments: None)
+    context: Any = SimpleNamespace(
+        plan=SimpleNamespace(validation=[held], steps=100), clock=Clock(), reporter=reporter, rank=1
+    )
+    spread: Any = None
+    with pytest.raises(_core.InvalidError, match="3 of 16 samples is not finite"):
+        validation.validate(context, spread, 10)
+
+
+def test_more_workers_than_the_gpus_of_this_machine_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from eagleray import _ray
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(_ray, "resources", lambda name: 1.0 if name == "GPU" else 16.0)
+    _ray.require_room(1)
+    with pytest.raises(_core.InvalidError, match=r"--set cluster\.workers=1"):
+        _ray.require_room(2)

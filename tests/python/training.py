@@ -21,6 +21,8 @@ from package import PYTHON
 
 SEQUENCE = 32
 BATCH = 8
+# In the environment of every process of a driver, to find them by.
+TAG = "EAGLERAY_TEST_TAG"
 # Only a hang is as slow as this; every wait below is for a condition.
 PATIENCE_SECONDS = 400.0
 
@@ -77,6 +79,8 @@ def spec_text(corpus: Corpus, store: Path | str, **changes: Any) -> str:
         "hidden_size": 32,
         "precision": "fp32",
         "built": corpus.built,
+        "documents": f"{corpus.root}/train.jsonl",
+        "max_failures": 5,
     } | changes
     return f"""\
 version: 1
@@ -87,7 +91,7 @@ data:
   tokenizer: {corpus.root}/tokenizer.json
   sequence_length: {SEQUENCE}
   sources:
-    sea: {{documents: {corpus.root}/train.jsonl, weight: 1.0}}
+    sea: {{documents: {options["documents"]}, weight: 1.0}}
   built: {options["built"]}
   validation:
     held: {{documents: {corpus.root}/held.jsonl, every_steps: 50, samples: 16}}
@@ -107,7 +111,7 @@ train:
   schedule: {{cosine: {{warmup_steps: 10, final_lr_ratio: 0.1}}}}
   precision: {options["precision"]}
   clip_grad_norm: 1.0
-  max_failures: 5
+  max_failures: {options["max_failures"]}
 checkpoint:
   every: {options["every"]}
   keep: {{last: 100}}
@@ -134,7 +138,7 @@ class Driver:
 
     def pids(self, word: bytes) -> list[int]:
         """Processes of this driver whose command line holds `word`."""
-        return [pid for pid, command in _tagged(self.tag) if word in command]
+        return [pid for pid, command in processes_with(TAG, self.tag) if word in command]
 
     def workers(self) -> list[int]:
         """Ray Train's workers."""
@@ -150,18 +154,18 @@ class Driver:
         with contextlib.suppress(ProcessLookupError):
             self.process.kill()
         self.process.wait()
-        for pid, _ in _tagged(self.tag):
+        for pid, _ in processes_with(TAG, self.tag):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
 
-def _tagged(tag: str) -> Iterator[tuple[int, bytes]]:
-    """Pid and command line of each process with the tag in its environment (and not this one)."""
+def processes_with(variable: str, value: str) -> Iterator[tuple[int, bytes]]:
+    """Pid and command line of each process with this variable in its environment (and not this one)."""
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         with contextlib.suppress(OSError):
-            if f"EAGLERAY_TEST_TAG={tag}".encode() in (entry / "environ").read_bytes():
+            if f"{variable}={value}".encode() in (entry / "environ").read_bytes().split(b"\0"):
                 yield int(entry.name), (entry / "cmdline").read_bytes()
 
 
@@ -180,7 +184,7 @@ class Run:
         output = Path(scratch) / "output"
         base = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "EAGLERAY_"))}
         search = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH", ""), str(PYTHON)]))
-        own = {"RAY_TMPDIR": f"{scratch}/r", "EAGLERAY_TEST_TAG": tag, "PYTHONPATH": search}
+        own = {"RAY_TMPDIR": f"{scratch}/r", TAG: tag, "PYTHONPATH": search}
         with output.open("w", encoding="utf-8") as stream:
             process = subprocess.Popen(
                 [sys.executable, "-m", "eagleray.train", "--resolved", str(self.resolved), *arguments],

@@ -22,6 +22,8 @@ const VERSION: u32 = 1;
 const SIGN_OF_LIFE_MAX: Duration = Duration::from_secs(15);
 /// How long a newcomer waits for such a driver to fall silent.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// The first process, of a system or of a container.
+const INIT: u32 = 1;
 const POLL: Duration = Duration::from_secs(1);
 
 /// Who asks for an attempt.
@@ -53,9 +55,9 @@ pub struct Claim {
     /// The claimant's system since it was booted; tells two hosts of one name apart.
     #[serde(default)]
     pub boot_id: Option<String>,
-    /// The claimant's namespace of process ids; tells two containers of one host name apart.
+    /// When the first process of the claimant's system or container began; tells containers of one host name apart.
     #[serde(default)]
-    pub pid_namespace: Option<String>,
+    pub init_started: Option<u64>,
     /// The folder of the commit it goes on from.
     pub resumed_from: Option<String>,
     /// Who claimed.
@@ -105,7 +107,7 @@ pub fn claim(
             claimed_us: unique_now_us(),
             pid_started: process_started(claimant.pid),
             boot_id: boot_id(),
-            pid_namespace: pid_namespace(),
+            init_started: process_started(INIT),
             resumed_from: resumed_from()?,
             claimant: claimant.clone(),
         };
@@ -178,8 +180,9 @@ pub fn is_alive(store: &Store, claim: &Claim, host: &str) -> Result<bool> {
 
 /// Whether a claim was made where its process can be seen: on this system, whose host has that name.
 fn is_here(claim: &Claim, host: &str) -> bool {
-    let same = |theirs: &Option<String>, ours: fn() -> Option<String>| theirs.is_none() || *theirs == ours();
-    claim.claimant.host == host && same(&claim.boot_id, boot_id) && same(&claim.pid_namespace, pid_namespace)
+    claim.claimant.host == host
+        && (claim.boot_id.is_none() || claim.boot_id == boot_id())
+        && (claim.init_started.is_none() || claim.init_started == process_started(INIT))
 }
 
 fn newest(store: &Store) -> Result<Option<Claim>> {
@@ -242,12 +245,6 @@ fn unique_now_us() -> u64 {
     let now = now_us();
     let before = LAST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(now.max(last + 1)));
     before.map_or(now, |last| now.max(last + 1))
-}
-
-/// The namespace in which this process has its number: `pid:[4026531836]`.
-fn pid_namespace() -> Option<String> {
-    let link = std::fs::read_link("/proc/self/ns/pid").ok()?;
-    Some(link.to_string_lossy().into_owned())
 }
 
 /// This system since it was booted.

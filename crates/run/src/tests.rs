@@ -102,7 +102,7 @@ fn a_driver_in_another_container_of_the_same_host_name_is_not_taken_for_dead() {
     claimed.claimant.host = "here".to_owned();
     claimed.claimant.pid = u32::MAX;
     assert!(!claim::is_alive(&store, &claimed, "here").unwrap());
-    claimed.pid_namespace = Some("pid:[1]".to_owned());
+    claimed.init_started = Some(u64::MAX);
     assert!(claim::is_alive(&store, &claimed, "here").unwrap());
 }
 

@@ -21,7 +21,6 @@ import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
-from torch.distributed.tensor import DTensor
 
 from eagleray import _core
 
@@ -148,25 +147,12 @@ class CheckpointEngine:
 
 
 def stage(state: State) -> State:
-    """A copy of `state` in host memory; shards stay shards."""
-
-    def to_host(tensor: torch.Tensor) -> torch.Tensor:
-        if isinstance(tensor, DTensor):
-            local = to_host(tensor.to_local())
-            return DTensor.from_local(
-                local,
-                tensor.device_mesh,
-                tensor.placements,
-                run_check=False,
-                shape=tensor.shape,
-                stride=tensor.stride(),
-            )
-        return tensor.detach().to("cpu", copy=True)
+    """A copy of `state` in host memory; shards stay shards (`DTensor.from_local` would move them back)."""
 
     def copy(value: Any) -> Any:
         if isinstance(value, dict):
             return {name: copy(inner) for name, inner in value.items()}
-        return to_host(value) if isinstance(value, torch.Tensor) else value
+        return value.detach().to("cpu", copy=True) if isinstance(value, torch.Tensor) else value
 
     return {name: copy(value) for name, value in state.items()}
 

@@ -22,7 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eagleray import _core
+from eagleray import _core, _failure
+from eagleray._failure import EXIT_DONE, EXIT_STOPPED
 
 from .build_tasks import restore, run_step
 
@@ -32,7 +33,8 @@ QUEUED_PER_WORKER = 1
 PLAIN_LINE_SECONDS = 5.0
 TERMINAL_LINE_SECONDS = 0.2
 OBJECT_STORE_BYTES = 128 << 20
-EXIT_DONE, EXIT_FAULT, EXIT_UNEXPECTED, EXIT_STOPPED = 0, 1, 2, 130
+# A task that has taken this many workers with it would take every other one too.
+RETRIES = 8
 
 Progress = Callable[[str, bool], None]
 
@@ -111,7 +113,7 @@ def _run_tasks(
 
     at_once = workers or max(int(ray.cluster_resources().get("CPU", 1)), 1)
     # A worker that dies takes its task with it: the task runs again, and finds what it had finished.
-    remote = ray.remote(num_cpus=1, max_retries=-1)(run_step)
+    remote = ray.remote(num_cpus=1, max_retries=RETRIES)(run_step)
     waiting = iter([json.dumps(task) for task in tasks])
     running: set[Any] = set()
     limit = at_once if workers else at_once * (1 + QUEUED_PER_WORKER)
@@ -281,7 +283,7 @@ def _build_and_describe(options: argparse.Namespace) -> tuple[int, str]:
         line.end()
         if options.verbose:
             traceback.print_exception(error)
-        return _failure(error, as_json=as_json, verbose=options.verbose)
+        return _described(error, as_json=as_json, verbose=options.verbose)
     finally:
         if "ray" in sys.modules:
             sys.modules["ray"].shutdown()
@@ -291,17 +293,13 @@ def _build_and_describe(options: argparse.Namespace) -> tuple[int, str]:
     return EXIT_DONE, "".join(f"{name:<{width}}  {url}\n" for name, url in urls.items())
 
 
-def _failure(error: Exception, *, as_json: bool, verbose: bool) -> tuple[int, str]:
-    ours = isinstance(error, _core.EagleRayError)
-    text = str(error) if ours else f"{type(error).__name__}: {error}"
-    expected = ours and not isinstance(error, (_core.InternalError, _core.UnavailableError))
-    code = EXIT_FAULT if expected else EXIT_UNEXPECTED
+def _described(error: Exception, *, as_json: bool, verbose: bool) -> tuple[int, str]:
+    """The exit code of an error, and what goes to stdout."""
+    code = _failure.exit_code(error)
     if as_json:
-        kind, message = getattr(error, "kind", "internal"), getattr(error, "message", text)
-        described = {"kind": kind, "message": message, "hint": getattr(error, "hint", None)}
-        return code, json.dumps({"error": described}) + "\n"
-    sys.stderr.write(f"error: {text.rstrip()}\n")
-    if not ours and not verbose:
+        return code, json.dumps(_failure.described(error)) + "\n"
+    sys.stderr.write(f"error: {_failure.text_of(error)}\n")
+    if not _failure.is_ours(error) and not verbose:
         sys.stderr.write("  hint: run again with `--verbose` for the traceback\n")
     return code, ""
 

@@ -156,7 +156,7 @@ def stream_config(
     data, train = resolved["spec"]["data"], resolved["spec"]["train"]
     config: dict[str, Any] = {
         "sources": [
-            {"name": name, "url": _dataset_url(resolved, name, source), "weight": source["weight"]}
+            {"name": name, "url": _dataset_url(resolved, name), "weight": source["weight"]}
             for name, source in data["sources"].items()
         ],
         "sequence_length": data["sequence_length"],
@@ -183,12 +183,10 @@ def _resolved(spec: str | os.PathLike[str] | Mapping[str, Any]) -> Mapping[str, 
     return resolved
 
 
-def _dataset_url(resolved: Mapping[str, Any], name: str, source: Mapping[str, Any]) -> str:
-    if source["kind"] == "tokens":
-        return str(source["tokens"])
+def _dataset_url(resolved: Mapping[str, Any], name: str) -> str:
     plan = json.loads(_core.plan_build(json.dumps(resolved), name, "train"))
-    if plan.get("done") is None:
+    if plan["dataset"] is None:
         raise _core.NotFoundError(
             f"the token dataset of source `{name}` is not built; run `eagleray tokens build` on the spec first"
         )
-    return f"{resolved['spec']['data']['built'].rstrip('/')}/{plan['done']}"
+    return str(plan["dataset"])

@@ -8,8 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .console import Console
-from .driver import run
+from eagleray._failure import EXIT_STOPPED
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,9 +19,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--format", choices=("text", "json"), default="text")
     parser.add_argument("--verbose", action="store_true", help="Ray's logs, and tracebacks")
     options = parser.parse_args(arguments)
-    console = Console(as_json=options.format == "json", verbose=options.verbose)
-    resolved = json.loads(options.resolved.read_text(encoding="utf-8"))
-    return run(resolved, take_over=options.take_over, console=console)
+    try:
+        # torch takes seconds to import, and whoever interrupts meanwhile wants no traceback.
+        from .console import Console
+        from .driver import run
+
+        console = Console(as_json=options.format == "json", verbose=options.verbose)
+        resolved = json.loads(options.resolved.read_text(encoding="utf-8"))
+        return run(resolved, take_over=options.take_over, console=console)
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped before anything began\n")
+        return EXIT_STOPPED
 
 
 if __name__ == "__main__":

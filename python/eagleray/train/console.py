@@ -7,20 +7,10 @@ import sys
 import traceback
 from typing import Any
 
-from eagleray import _core
+from eagleray import _failure
 
 # Without a terminal, progress is a line of its own this often.
 PLAIN_LINE_SECONDS = 10.0
-
-EXIT_DONE, EXIT_FAULT, EXIT_UNEXPECTED, EXIT_STOPPED = 0, 1, 2, 130
-_FAULTS = (
-    _core.InvalidError,
-    _core.NotFoundError,
-    _core.ConflictError,
-    _core.UnavailableError,
-    _core.CorruptError,
-    _core.ExhaustedError,
-)
 
 
 class Console:
@@ -72,18 +62,17 @@ class Console:
         self._end_line()
         if self.verbose:
             traceback.print_exception(error)
-        ours = isinstance(error, _core.EagleRayError)
-        text = str(error) if ours else f"{type(error).__name__}: {error}"
         if self.as_json:
-            sys.stdout.write(json.dumps({"error": text, "kind": getattr(error, "kind", "internal")}) + "\n")
-        sys.stderr.write(f"error: {text.rstrip()}\n")
-        expected = isinstance(error, _FAULTS)
-        if not expected and logs is not None:
+            sys.stdout.write(json.dumps(_failure.described(error)) + "\n")
+            sys.stdout.flush()
+        sys.stderr.write(f"error: {_failure.text_of(error)}\n")
+        code = _failure.exit_code(error)
+        if code == _failure.EXIT_UNEXPECTED and logs is not None:
             sys.stderr.write(f"logs: {logs}\n")
-        if not expected and not self.verbose:
+        if not _failure.is_ours(error) and not self.verbose:
             sys.stderr.write("hint: run again with `--verbose` for the traceback\n")
         sys.stderr.flush()
-        return EXIT_FAULT if expected else EXIT_UNEXPECTED
+        return code
 
     def _end_line(self) -> None:
         if self._line_open:

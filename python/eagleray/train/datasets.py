@@ -45,16 +45,8 @@ def ensure_datasets(resolved: Mapping[str, Any], console: Console, start_ray: Ca
     return Datasets(urls=urls, vocab_size=_fitting_vocabulary(resolved, urls))
 
 
-def _source(resolved: Mapping[str, Any], role: str, name: str) -> Mapping[str, Any]:
-    data = resolved["spec"]["data"]
-    source: Mapping[str, Any] = (data["sources"] if role == "train" else data["validation"])[name]
-    return source
-
-
 def _found(resolved: Mapping[str, Any], role: str, name: str) -> str | None:
-    source = _source(resolved, role, name)
-    if source.get("kind") == "tokens":
-        return str(source["tokens"])
+    # Also of a source that is a dataset already: it must be of this run's tokenizer.
     dataset: str | None = json.loads(_core.plan_build(json.dumps(resolved), name, role))["dataset"]
     return dataset
 

@@ -23,17 +23,22 @@ from pathlib import Path
 from typing import Any
 
 from eagleray import _core
-from eagleray.checkpoint.engine import require_fit
+from eagleray._failure import EXIT_DONE, EXIT_STOPPED
 
 from .account import reached_step, report, summary
-from .console import EXIT_DONE, EXIT_STOPPED, Console
+from .console import Console
 from .datasets import ensure_datasets
 from .ledger import Clock
 from .plan import Plan, plan_from
+from .resume import newest, newest_fitting
 
 POLL_SECONDS = 0.5
 # Ranks notice a lost peer by its closed socket; this only bounds a peer that hangs without dying.
 COLLECTIVE_TIMEOUT_SECONDS = 600
+# How often a run of `workers: {min, max}` looks for room to grow; each time it does costs a re-forming.
+RESIZE_SECONDS = 60.0
+# Without any worker for this long, the driver says what it waits for, and again after as long.
+WAIT_NOTICE_SECONDS = 45.0
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -79,7 +84,7 @@ def _run(resolved: Mapping[str, Any], *, take_over: bool, console: Console, stop
     spec = resolved["spec"]
     store_url = spec["store"]
     _core.refuse_unavailable(json.dumps(resolved), "train")
-    commit = _newest(store_url)
+    commit = newest(store_url)
     if commit is not None:
         _require_same_run(store_url, resolved, commit)
         if int(commit["step"]) >= spec["train"]["steps"]:
@@ -97,20 +102,35 @@ def _run(resolved: Mapping[str, Any], *, take_over: bool, console: Console, stop
 
     datasets = ensure_datasets(resolved, console, start_ray)
     plan = plan_from(resolved, datasets.urls, datasets.vocab_size)
+    _require_samples(plan)
+    commit = newest_fitting(plan)
     attempt = _claim(store_url, resolved, take_over=take_over)
-    resumed = "from the beginning" if commit is None else f"from step {commit['step']}"
-    console.say(f"run `{plan.name}` · attempt {attempt} · {resumed} · {_workers_text(workers)} · {plan.strategy}")
-    driving = _Attempt(plan, attempt, resolved, console, stop)
-    start_ray()
-    return driving.run()
+    heartbeat = _core.Heartbeat(store_url, attempt)
+    try:
+        resumed = "from the beginning" if commit is None else f"from step {commit['step']}"
+        console.say(f"run `{plan.name}` · attempt {attempt} · {resumed} · {_workers_text(workers)} · {plan.strategy}")
+        driving = _Attempt(plan, attempt, resolved, console, stop, heartbeat)
+        start_ray()
+        return driving.run()
+    finally:
+        heartbeat.stop()
 
 
 class _Attempt:
     """One claimed attempt: keeper, trainer thread, and the watch over both."""
 
-    def __init__(self, plan: Plan, attempt: int, resolved: Mapping[str, Any], console: Console, stop: Stop) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        attempt: int,
+        resolved: Mapping[str, Any],
+        console: Console,
+        stop: Stop,
+        heartbeat: _core.Heartbeat,
+    ) -> None:
         self.plan, self.attempt, self.resolved = plan, attempt, resolved
-        self.console, self.stop = console, stop
+        self.console, self.stop, self.heartbeat = console, stop, heartbeat
+        self.workers = resolved["spec"]["cluster"]["workers"]
         self.clock = Clock()
         self.began = self.clock.now()
         self.result: dict[str, Any] | None = None
@@ -120,9 +140,12 @@ class _Attempt:
         """Trains to an end of some kind and closes the account."""
         import ray
 
+        from eagleray import _ray
+
         from .ledger import Keeper
 
-        remote: Any = ray.remote(num_cpus=0)
+        _ray.require_room(self.workers["min"])
+        remote: Any = ray.remote(num_cpus=0, scheduling_strategy=_ray.this_node())
         reached = reached_step(self.plan.store)
         keeper = remote(Keeper).remote(self.plan.store, self.attempt, self.began, reached, _tensorboard_dir(self.plan))
         ray.get(keeper.record.remote([self._start_event()]))
@@ -165,11 +188,15 @@ class _Attempt:
         # Ray annotates the classes of Train v1, whose names v2 took over.
         api: Any = ray.train
         spec = self.resolved["spec"]
-        low, high = spec["cluster"]["workers"]["min"], spec["cluster"]["workers"]["max"]
+        low, high = self.workers["min"], self.workers["max"]
         return _ray.Trainer(
             run_worker,
             train_loop_config={"worker": WorkerConfig(plan=self.plan, attempt=self.attempt, keeper=keeper)},
-            scaling_config=api.ScalingConfig(num_workers=low if low == high else (low, high), use_gpu=_has_gpus()),
+            scaling_config=api.ScalingConfig(
+                num_workers=low if low == high else (low, high),
+                use_gpu=_ray.resources("GPU") > 0,
+                elastic_resize_monitor_interval_s=float(os.environ.get("EAGLERAY_RESIZE_SECONDS", RESIZE_SECONDS)),
+            ),
             run_config=api.RunConfig(
                 name=self.plan.name,
                 # Ray wants a place for reports; ours go to the store, from the ranks.
@@ -180,20 +207,42 @@ class _Attempt:
             torch_config=api.torch.TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_SECONDS),
             datasets={DATASET_NAME: streamed},
             dataset_config=StreamDataConfig(self.plan.stream_config(0, 1, 0)),
+            keeper=keeper,
         )
 
     def _watch(self, fit: threading.Thread, keeper: Any) -> None:
         """Shows progress and passes the stop on, until the trainer's thread has ended."""
         import ray
 
-        asked = 0
+        asked, manned = 0, self.clock.now()
         while fit.is_alive():
             fit.join(POLL_SECONDS)
+            if self.heartbeat.superseded():
+                self.error = _core.ConflictError(
+                    f"attempt {self.attempt} was superseded: a newer attempt has claimed `{self.plan.store}`"
+                )
+                return
             if self.stop.count > asked:
                 asked = self.stop.count
                 self.console.say("stopping: saving after this step (once more to stop at once)")
                 ray.get(keeper.stop.remote())
-            self.console.progress(self.clock.now(), ray.get(keeper.progress.remote()))
+            progress = ray.get(keeper.progress.remote())
+            if progress["ranks"] > 0:
+                manned = self.clock.now()
+            elif self.clock.now() - manned > WAIT_NOTICE_SECONDS:
+                manned = self.clock.now()
+                self.console.say(self._waiting())
+            self.console.progress(self.clock.now(), progress)
+
+    def _waiting(self) -> str:
+        from eagleray import _ray
+
+        cpus, gpus = _ray.resources("CPU"), _ray.resources("GPU")
+        each = "a GPU" if gpus > 0 else "a CPU"
+        return (
+            f"waiting for workers: the run wants {_workers_text(self.workers)} of {each} each, "
+            f"the cluster has {cpus:g} CPUs and {gpus:g} GPUs in all"
+        )
 
     def _outcome(self) -> str:
         if self.error is None and self.result is not None:
@@ -209,20 +258,10 @@ class _Attempt:
         return {"t": self.began, "kind": "attempt_start", **versions}
 
 
-def _has_gpus() -> bool:
-    import ray
-
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return resources.get("GPU", 0) > 0
-
-
-def _newest(store_url: str) -> dict[str, Any] | None:
-    text = _core.newest(store_url)
-    return None if text is None else json.loads(text)
-
-
 def _require_same_run(store_url: str, resolved: Mapping[str, Any], commit: Mapping[str, Any]) -> None:
     """Refuses to continue a run whose model shape or data order the spec has changed, showing what differs."""
+    from eagleray.checkpoint.engine import require_fit
+
     expected = {key: resolved[key] for key in ("model_hash", "order_hash")}
     try:
         require_fit(commit, expected)
@@ -236,6 +275,13 @@ def _require_same_run(store_url: str, resolved: Mapping[str, Any], commit: Mappi
             f"\n  `{each['field']}` was {json.dumps(each['old'])}, is {json.dumps(each['new'])}" for each in found
         )
         raise _core.InvalidError(f"{error}\ndifferences from the spec of this run:{shown}") from error
+
+
+def _require_samples(plan: Plan) -> None:
+    """Opens every order, which refuses a source that is shorter than one sample, before anything is claimed."""
+    _core.Order(json.dumps(plan.stream_config(0, 1, 0)))
+    for held in plan.validation:
+        _core.Order(json.dumps(plan.validation_config(held, 1, 0, 1)))
 
 
 def _claim(store_url: str, resolved: Mapping[str, Any], *, take_over: bool) -> int:

@@ -95,7 +95,7 @@ class Reporter:
         self.add("span", t=end, cause=cause, start=start, end=end)
 
     def signalled(self, name: str) -> bool:
-        """Whether the keeper has asked for `stop`, or found this attempt `superseded`."""
+        """Whether the keeper asks for `stop` or `save`, or has found this attempt `superseded`."""
         return self._signals.get(name, False)
 
     def sync(self) -> None:
@@ -110,11 +110,9 @@ class Reporter:
     def _run(self) -> None:
         while True:
             closing = self._closing.wait(FLUSH_SECONDS)
-            try:
+            # A keeper that is gone took the driver with it, and this process will be ended from there.
+            with contextlib.suppress(Exception):
                 self._hand_over(durable=False)
-            except Exception:
-                # The keeper is gone, and with it the driver: this process will be ended from there.
-                return
             if closing:
                 return
 
@@ -122,7 +120,12 @@ class Reporter:
         with self._pushing:
             with self._lock:
                 events, self._events = self._events, []
-            self._signals = self._push(events, durable)
+            try:
+                self._signals = self._push(events, durable)
+            except BaseException:
+                with self._lock:
+                    self._events = events + self._events
+                raise
 
 
 @dataclass(slots=True)
@@ -149,7 +152,10 @@ class Keeper:
         self._interrupt_reason = ""
         self._members: dict[int, _Member] = {}
         self._reached_step = reached_step
-        self._signals = {"stop": False, "superseded": False}
+        self._signals = {"stop": False, "superseded": False, "save": False}
+        # A save of this step or a later one answers the one that was asked for.
+        self._save_from = 0
+        self._world = 0
         self._flushed_at = 0.0
         self._latest: dict[str, Any] = {}
         self._recent: list[tuple[float, int, float, float]] = []
@@ -159,6 +165,7 @@ class Keeper:
     def begin_generation(self, world: int, now: float) -> int:
         """A new worker group is being started; whatever the one before still had to say has arrived."""
         self._settle(now)
+        self._world = world
         self._generation += 1
         self._recent.clear()
         reason = self._interrupt_reason or "start"
@@ -176,8 +183,8 @@ class Keeper:
     def push(self, generation: int, rank: int, events: list[Event], durable: bool) -> dict[str, bool]:
         """Takes a rank's events, written before it returns if `durable`; answers with the signals."""
         if generation == self._generation and events:
-            self._observe(rank, events)
             self._write(events)
+            self._observe(rank, events)
         if durable:
             self._ledger.flush()
         self._flush()
@@ -195,10 +202,23 @@ class Keeper:
         """Asks every rank to save and leave at the end of its step."""
         self._signals["stop"] = True
 
+    def ask_save(self) -> None:
+        """Asks for a save at the end of a step, due or not."""
+        self._save_from = self._reached_step
+        self._signals["save"] = bool(self._members)
+
+    def awaits_save(self) -> bool:
+        """Whether a save that was asked for has not been committed yet, and may still be."""
+        return self._signals["save"]
+
+    def reached(self) -> int:
+        """The last step that any attempt has begun, as far as its ranks have told."""
+        return self._reached_step
+
     def progress(self) -> dict[str, Any]:
         """The latest step of rank 0 with rates over the last seconds, and what is new for people."""
         notices, self._notices = self._notices, []
-        report = {**self._latest, "notices": notices}
+        report = {**self._latest, "notices": notices, "ranks": self._ranks()}
         if len(self._recent) >= 2:
             seconds = self._recent[-1][0] - self._recent[0][0]
             tokens = sum(entry[1] for entry in self._recent[1:])
@@ -208,6 +228,9 @@ class Keeper:
             report["data_wait_share"] = waited / max(stepped, 1e-9)
             report["seconds_per_step"] = seconds / (len(self._recent) - 1)
         return report
+
+    def _ranks(self) -> int:
+        return 0 if self._interrupted_at is not None else len(self._members)
 
     def record(self, events: list[Event]) -> None:
         """Writes events of the driver itself."""
@@ -242,20 +265,30 @@ class Keeper:
             elif event["kind"] == "checkpoint":
                 self._latest["checkpoint_step"] = event["step"]
                 self._latest["checkpoint"] = event["dir"]
+                if int(event["step"]) >= self._save_from:
+                    self._signals["save"] = False
+            elif event["kind"] == "failure":
+                # A save that failed will not be committed, whoever waits for it.
+                self._signals["save"] = False
 
     def _settle(self, now: float) -> None:
-        """Ends the time of the ranks of this generation: detection until the failure was seen, else wind-down."""
+        """Ends the time of the ranks of this generation: detection until the failure was seen, else wind-down.
+
+        A generation of which no rank ever came leaves the gap before it open: it goes on until one does.
+        """
         seen = self._interrupted_at
+        ended = now if seen is None else seen
         for rank, member in self._members.items():
-            if seen is None:
-                self._write([self._span("setup", rank, member.last_end, now)])
-            elif seen > member.last_end:
-                self._write([self._span("detection", rank, member.last_end, seen)])
-        if self._members or seen is not None:
-            self._idle_since = seen if seen is not None else now
-            self._gap_cause = "reform"
+            cause = "setup" if seen is None else "detection"
+            if ended > member.last_end:
+                self._write([self._span(cause, rank, member.last_end, ended)])
+        if self._members:
+            for rank in set(range(self._world)) - self._members.keys():
+                self._write([self._span(self._gap_cause, rank, self._idle_since, ended)])
+            self._idle_since, self._gap_cause = ended, "reform"
         self._members = {}
         self._interrupted_at = None
+        self._signals["save"] = False
 
     def _span(self, cause: str, rank: int, start: float, end: float) -> Event:
         generation = max(self._generation, 0)

@@ -11,7 +11,6 @@ world, and everything random is drawn from (seed, position, rank).
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +22,7 @@ from eagleray import _core
 
 from .context import Batch, BatchStream, Context, Tensors, batch_digests, slice_of
 from .ledger import StepWatch
+from .resume import newest_fitting
 from .saver import Saver
 from .strategy import build_optimizer, spread
 from .totals import Totals
@@ -210,10 +210,14 @@ class Loop:
 
 def _newest_commit(context: Context) -> dict[str, Any] | None:
     """Rank 0's answer, for all: two ranks must not see two different newest commits."""
-    answer: list[Any] = [None]
+    answer: list[Any] = [None, None]
     if context.rank == 0:
-        text = _core.newest(context.plan.store)
-        answer = [None if text is None else json.loads(text)]
+        try:
+            answer[0] = newest_fitting(context.plan)
+        except Exception as error:
+            answer[1] = error
     dist.broadcast_object_list(answer, src=0, group=context.save_group)
-    commit: dict[str, Any] | None = answer[0]
-    return commit
+    commit, failure = answer
+    if failure is not None:
+        raise failure
+    return commit  # type: ignore[no-any-return]

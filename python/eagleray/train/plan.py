@@ -67,23 +67,23 @@ class Cadence:
     # One worker of a spot fleet lives about a day; nothing better is known before the run's own ledger is read.
     AUTO_MTBF_SECONDS = 86_400.0
 
-    def due(self, step: int, since_save: float, stall: float | None, duration: float | None) -> bool:
+    def due(self, step: int, since_save: float, world: int, stall: float | None, duration: float | None) -> bool:
         """Whether to save after `step`, `since_save` seconds after the last save began (or training did).
 
         `stall` and `duration` are what the last save cost the step, and took in all.
         """
         if self.kind == "steps":
             return step % self.steps == 0
-        return since_save >= self.interval(stall, duration)
+        return since_save >= self.interval(world, stall, duration)
 
-    def interval(self, stall: float | None, duration: float | None) -> float:
-        """Seconds between saves: max(background time, √(2·δ·MTBF)) for `auto`."""
+    def interval(self, world: int, stall: float | None, duration: float | None) -> float:
+        """Seconds between saves: max(background time, √(2·δ·MTBF ÷ workers)) for `auto`."""
         if self.kind == "seconds":
             return self.seconds
         if stall is None or duration is None:
             return self.AUTO_FIRST_SECONDS
         low, high = self.AUTO_RANGE_SECONDS
-        return min(max(duration, math.sqrt(2.0 * stall * self.AUTO_MTBF_SECONDS), low), high)
+        return min(max(duration, math.sqrt(2.0 * stall * self.AUTO_MTBF_SECONDS / world), low), high)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,6 +42,7 @@ class Saver:
         self._stall: float | None = None
         self._seconds: float | None = None
         self._failures = 0
+        self._asked = False
         self.saved_step = step
 
     def load(self, commit: Mapping[str, Any]) -> None:
@@ -50,9 +51,12 @@ class Saver:
         load_state(self._spread.model, self._optimizer, lambda state: load_checkpoint(self._place, directory, state))
 
     def due(self, step: int) -> bool:
-        """Whether to save after `step`; asked of rank 0 alone, as it may read the clock."""
+        """Whether to save after `step`; asked of rank 0 alone, once a step, as it may read the clock."""
+        asked_before, self._asked = self._asked, self._context.reporter.signalled("save")
+        if self._asked and not asked_before:
+            return True
         since = self._context.clock.now() - self._began
-        return self._context.plan.cadence.due(step, since, self._stall, self._seconds)
+        return self._context.plan.cadence.due(step, since, self._context.world, self._stall, self._seconds)
 
     def failed(self) -> bool:
         """Whether the save in flight has ended badly, as far as this rank knows."""

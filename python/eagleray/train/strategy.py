@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
@@ -42,10 +42,11 @@ class Spread:
         return contextlib.nullcontext()
 
     def accumulating(self, last: bool) -> contextlib.AbstractContextManager[object]:
-        """The context of one micro batch: gradients meet on the last one of a step only."""
-        if isinstance(self.model, FSDPModule):
-            self.model.set_requires_gradient_sync(last)
-            return contextlib.nullcontext()
+        """The context of one micro batch: replicas' gradients meet on the last one of a step only.
+
+        Shards' meet on each: kept back, every rank would hold the whole gradient in fp32, which is what sharding
+        is there to avoid.
+        """
         if isinstance(self.model, DistributedDataParallel) and not last:
             return self.model.no_sync()
         return contextlib.nullcontext()

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 _TAGS = {"loss": "train/loss", "lr": "train/lr", "grad_norm": "train/grad_norm", "data_wait": "time/data_wait"}
 
 
 class TensorBoard:
-    """Writes scalars of rank 0's steps and of validations; silently nothing when TensorBoard is missing."""
+    """Writes scalars of rank 0's steps and of validations; silently nothing when TensorBoard is missing.
+
+    A disk that is full or gone ends the plots, not the run.
+    """
 
     def __init__(self, directory: str | None) -> None:
         self._writer: Any = None
@@ -19,7 +23,8 @@ class TensorBoard:
             from tensorboard.summary.writer.event_file_writer import EventFileWriter
         except ImportError:
             return
-        self._writer = EventFileWriter(directory)
+        with suppress(OSError):
+            self._writer = EventFileWriter(directory)
 
     def observe(self, event: Mapping[str, Any]) -> None:
         """Writes what an event of the ledger has to show."""
@@ -35,9 +40,13 @@ class TensorBoard:
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
-        self._writer.add_event(Event(wall_time=event["t"], step=event["step"], summary=summary))
+        try:
+            self._writer.add_event(Event(wall_time=event["t"], step=event["step"], summary=summary))
+        except OSError:
+            self._writer = None
 
     def close(self) -> None:
         """Flushes and closes the file."""
         if self._writer is not None:
-            self._writer.close()
+            with suppress(OSError):
+                self._writer.close()

