@@ -6,20 +6,25 @@ policy, and environment variables. Another minor version of Ray is refused rathe
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.train.torch import TorchTrainer
+from ray.train.backend import Backend, BackendConfig
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 from ray.train.v2._internal.execution.failure_handling import FailureDecision
 from ray.train.v2._internal.execution.failure_handling.default import DefaultFailurePolicy
+from ray.train.v2._internal.execution.scaling_policy.fixed import FixedScalingPolicy
+from ray.train.v2._internal.util import TrainingFramework
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from eagleray import _core
@@ -150,17 +155,115 @@ class RunFailurePolicy(DefaultFailurePolicy):
         return super().make_decision(training_failed_error)
 
 
-_TorchTrainer: Any = TorchTrainer
+class _Device:
+    """The context of a train function: the worker's own GPU is torch's current device."""
+
+    def __enter__(self) -> None:
+        import ray.train.torch
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.set_device(ray.train.torch.get_device())
+
+    def __exit__(self, *_exception: object) -> None:
+        pass
 
 
-class Trainer(_TorchTrainer):  # type: ignore[misc]
-    """Ray's torch trainer under our failure policy, which asks the ledger's keeper."""
+class _TorchBackend(Backend):
+    """Has the workers join one process group, and leave it."""
+
+    share_cuda_visible_devices = True
+    # A group whose ranks are gone cannot be left in order.
+    _LEAVE_SECONDS = 5.0
+
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        """Rank 0's host and a free port of it, for all; then every rank joins."""
+        from ray.train._internal.utils import get_address_and_port
+
+        place = worker_group.execute_single(0, get_address_and_port)
+        world = len(worker_group)
+        joining = [
+            worker_group.execute_single_async(rank, _join, place, rank, world, backend_config) for rank in range(world)
+        ]
+        ray.get(joining)
+
+    def on_shutdown(self, worker_group: Any, backend_config: Any) -> None:
+        """Every rank leaves."""
+        with contextlib.suppress(ray.exceptions.GetTimeoutError):
+            ray.get(worker_group.execute_async(_leave, len(worker_group) > 1), timeout=self._LEAVE_SECONDS)
+
+
+@dataclass
+class TorchWorld(BackendConfig):
+    """Ray's own set-up of `torch.distributed`, by name.
+
+    `ray.train.torch.TorchConfig` imports torch wherever it is named: in the driver, and in the controller, which is
+    started anew for each run and after each loss of a head. They pass it on and never use it, so here only the
+    workers import it.
+    """
+
+    gpus: bool
+    timeout_s: int
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        """What sets the world up."""
+        return _TorchBackend
+
+    @property
+    def train_func_context(self) -> type[_Device]:
+        """What the train function runs in."""
+        return _Device
+
+    @property
+    def framework(self) -> Any:
+        """For Ray's own records."""
+        return TrainingFramework.TORCH
+
+
+def _join(place: tuple[str, int], rank: int, world: int, config: TorchWorld) -> None:
+    from ray.train.torch import config as torch_config
+
+    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = place[0], str(place[1])
+    torch_config._set_torch_distributed_env_vars()
+    torch_config._setup_torch_process_group(
+        backend="nccl" if config.gpus else "gloo",
+        world_rank=rank,
+        world_size=world,
+        init_method="env://",
+        timeout_s=config.timeout_s,
+    )
+
+
+def _leave(destroy: bool) -> None:
+    from ray.train.torch import config as torch_config
+
+    torch_config._shutdown_torch(destroy_process_group=destroy)
+
+
+class OneMachine(FixedScalingPolicy):
+    """A fixed number of workers on a Ray that cannot grow: no actor is started to tell of what they will need."""
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        """Asks for nothing."""
+
+    def _maybe_send_resource_request(self) -> None:
+        pass
+
+
+_Trainer: Any = DataParallelTrainer
+
+
+class Trainer(_Trainer):  # type: ignore[misc]
+    """Ray's trainer under our failure policy, which asks the ledger's keeper."""
 
     def __init__(self, *arguments: Any, keeper: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._keeper = keeper
 
     def _initialize_and_run_controller(self, **controller_init_kwargs: Any) -> Any:
+        if not os.environ.get("RAY_ADDRESS") and not self.scaling_config.elasticity_enabled:
+            controller_init_kwargs["scaling_policy"] = OneMachine(self.scaling_config)
         controller_init_kwargs["failure_policy"] = RunFailurePolicy(self.run_config.failure_config, self._keeper)
         return super()._initialize_and_run_controller(**controller_init_kwargs)
 

@@ -44,7 +44,8 @@ def in_world(world: int, body: Callable[..., None], *arguments: Any) -> None:
 
 
 def _build(kind: str, seed: int, steps: int) -> tuple[Any, torch.optim.Optimizer]:
-    from eagleray.train.model import ModelConfig, sample_losses
+    from eagleray.train.model import sample_losses
+    from eagleray.train.model_config import ModelConfig
     from eagleray.train.strategy import build_optimizer, spread
 
     config = ModelConfig(vocab_size=64, hidden_size=24, intermediate_size=48, num_layers=2, num_heads=4, num_kv_heads=2)

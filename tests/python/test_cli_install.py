@@ -52,6 +52,12 @@ def test_importing_the_package_and_its_data_touches_neither_torch_nor_ray() -> N
     assert done.stdout == "[]\n"
 
 
+def test_neither_the_driver_nor_what_it_sends_to_the_controller_imports_torch() -> None:
+    code = "import sys, eagleray._ray, eagleray.train.driver, eagleray.train.entry; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
 def test_the_binary_needs_no_python_to_check_a_spec(spec: Path, tmp_path: Path) -> None:
     alone = Path(shutil.copy(BINARY, tmp_path / "eagleray"))
     done = run(alone, "check", str(spec), PATH="")

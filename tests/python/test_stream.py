@@ -17,7 +17,9 @@ import pytest
 
 from eagleray import _core
 from eagleray.data import SampleStream, stream_config
+from eagleray.data.build import build
 from package import PYTHON
+from training import Corpus, spec_text
 
 SEQUENCE = 32
 END = 203
@@ -226,22 +228,15 @@ def test_a_forked_child_is_told_to_open_its_own_stream(config: dict[str, Any]) -
     assert process.returncode == 0, output
 
 
-def test_torchrun_gives_rank_and_world(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    resolved = {
-        "spec": {
-            "seed": 1,
-            "data": {
-                "sequence_length": SEQUENCE,
-                "sources": {
-                    source["name"]: {"kind": "tokens", "tokens": source["url"], "weight": source["weight"]}
-                    for source in config["sources"]
-                },
-            },
-            "train": {"global_batch": 4, "micro_batch": 2, "steps": 3},
-        }
-    }
+def test_torchrun_gives_rank_and_world(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = tmp_path / "run.yaml"
+    spec.write_text(spec_text(corpus, tmp_path / "store", built=tmp_path / "built", steps=10), encoding="utf-8")
+    with pytest.raises(_core.NotFoundError, match="`sea` is not built"):
+        stream_config(spec)
+    build(json.loads(_core.resolve_spec(str(spec), [])), workers=0, progress=lambda _line, _last: None)
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    made = stream_config(resolved)
-    assert (made["rank"], made["world"], made["end_position"]) == (1, 2, 12)
-    assert [batch["positions"].tolist() for batch in SampleStream(made)] == [[2, 3], [6, 7], [10, 11]]
+    made = stream_config(spec)
+    assert (made["rank"], made["world"], made["end_position"]) == (1, 2, 80)
+    positions = [batch["positions"].tolist() for batch in SampleStream(made)][:6]
+    assert positions == [[4, 5], [6, 7], [12, 13], [14, 15], [20, 21], [22, 23]]

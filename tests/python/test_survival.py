@@ -92,21 +92,6 @@ def _uncommitted(run: Run, driver: Driver) -> Path:
     raise AssertionError(driver.text())
 
 
-def test_after_the_death_of_the_driver_the_same_command_continues(
-    new_run: Callable[..., Run], undisturbed: Run
-) -> None:
-    run = new_run(steps=SURVIVAL_STEPS)
-    driver = run.start()
-    wait_until(lambda: steps_of_latest_save(run) >= 50, driver)
-    driver.kill()
-    again = run.finish()
-    assert "from step" in again.text()
-    assert [event["attempt"] for event in run.events("attempt_start")] == [1, 2]
-    assert min(event["step"] for event in run.steps() if event["attempt"] == 2) > 50
-    assert_equals_undisturbed(run, undisturbed)
-    assert_recompute_is_in_the_ledger_of_attempts(run)
-
-
 def test_after_the_death_of_the_raylet_the_same_command_continues(
     new_run: Callable[..., Run], undisturbed: Run
 ) -> None:
@@ -127,6 +112,7 @@ def test_after_the_death_of_the_raylet_the_same_command_continues(
 
 
 def assert_recompute_is_in_the_ledger_of_attempts(run: Run) -> None:
+    """As within an attempt; how much a driver took with it that its ledger did not hold yet, nobody can tell."""
     seen: set[int] = set()
     for event in run.steps():
         assert event["recompute"] or event["step"] not in seen

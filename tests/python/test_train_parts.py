@@ -15,7 +15,8 @@ from eagleray import _core
 from eagleray.train import validation
 from eagleray.train.context import slice_of
 from eagleray.train.ledger import Clock, Keeper, StepWatch
-from eagleray.train.model import Llama, ModelConfig, initial_value, num_parameters, sample_losses
+from eagleray.train.model import Llama, initial_value, num_parameters, sample_losses
+from eagleray.train.model_config import ModelConfig
 from eagleray.train.plan import Cadence, Optimizer
 from eagleray.train.totals import Totals, fixed_point
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch.distributed as dist
 
 from eagleray import _core
+from eagleray._commit import require_fit
 
 from . import engine
 from .engine import CheckpointEngine, Place, Saved
@@ -39,7 +40,7 @@ def load(state: dict[str, Any], url: str) -> None:
     newest = _newest(url)
     if newest is None:
         raise _core.NotFoundError(f"no committed checkpoint below `{url}`")
-    engine.require_fit(newest, {})
+    require_fit(newest, {})
     tensors, _ = _split(state)
     engine.load(_place(url), str(newest["dir"]), tensors)
     _merge(state, newest["metadata"]["values"])

@@ -23,12 +23,9 @@ from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
 from eagleray import _core
+from eagleray._commit import ENGINE
 
 from .storage import StoreReader, StoreWriter
-
-ENGINE = "torch.dcp"
-FORMAT = "eagleray.commit"
-FORMAT_VERSION = 1
 
 State = dict[str, Any]
 T = TypeVar("T")
@@ -240,21 +237,3 @@ def _cause(error: CheckpointException) -> Exception:
         if isinstance(failure, Exception):
             return failure
     return _core.InternalError(str(error))
-
-
-def require_fit(commit: Mapping[str, Any], expected: Mapping[str, str]) -> None:
-    """Refuses a commit that this run cannot continue from, naming both sides of the difference."""
-    where = f"checkpoint of step {commit.get('step')}"
-    if commit.get("format_version") != FORMAT_VERSION:
-        message = f"{where}: format version {commit.get('format_version')}, expected {FORMAT_VERSION}"
-        raise _core.InvalidError(message)
-    if commit.get("engine") != ENGINE:
-        raise _core.InvalidError(f"{where}: written by engine `{commit.get('engine')}`, expected `{ENGINE}`")
-    nouns = {"model_hash": "another model", "order_hash": "another data order"}
-    for key, noun in nouns.items():
-        if key in expected and commit.get(key) != expected[key]:
-            short = (str(expected[key])[:12], str(commit.get(key))[:12])
-            raise _core.InvalidError(
-                f"{where} is of {noun}: expected `{key}` {short[0]}, found {short[1]}; "
-                "restore the spec it was made with, or start in another `store`"
-            )

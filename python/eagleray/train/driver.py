@@ -19,10 +19,12 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from eagleray import _core
+from eagleray._commit import require_fit
 from eagleray._failure import EXIT_DONE, EXIT_STOPPED
 
 from .account import reached_step, report, summary
@@ -145,10 +147,11 @@ class _Attempt:
         from .ledger import Keeper
 
         _ray.require_room(self.workers["min"])
+        # Nobody waits for the keeper to come up: what it is told first, it is told in this order.
         remote: Any = ray.remote(num_cpus=0, scheduling_strategy=_ray.this_node())
         reached = reached_step(self.plan.store)
         keeper = remote(Keeper).remote(self.plan.store, self.attempt, self.began, reached, _tensorboard_dir(self.plan))
-        ray.get(keeper.record.remote([self._start_event()]))
+        keeper.record.remote([self._start_event()])
         fit = threading.Thread(target=self._fit, args=(keeper,), name="fit", daemon=True)
         fit.start()
         self.stop.training = True
@@ -178,23 +181,23 @@ class _Attempt:
             shutil.rmtree(scratch, ignore_errors=True)
 
     def _trainer(self, keeper: Any, scratch: str) -> Any:
-        import ray.train.torch
+        import ray.train
 
         from eagleray import _ray
-        from eagleray.data.ray_train import StreamDataConfig, streamed
 
-        from .worker import DATASET_NAME, WorkerConfig, run_worker
+        from .entry import WorkerConfig, run_worker
 
         # Ray annotates the classes of Train v1, whose names v2 took over.
         api: Any = ray.train
         spec = self.resolved["spec"]
         low, high = self.workers["min"], self.workers["max"]
+        gpus = _ray.resources("GPU") > 0
         return _ray.Trainer(
             run_worker,
             train_loop_config={"worker": WorkerConfig(plan=self.plan, attempt=self.attempt, keeper=keeper)},
             scaling_config=api.ScalingConfig(
                 num_workers=low if low == high else (low, high),
-                use_gpu=_ray.resources("GPU") > 0,
+                use_gpu=gpus,
                 elastic_resize_monitor_interval_s=float(os.environ.get("EAGLERAY_RESIZE_SECONDS", RESIZE_SECONDS)),
             ),
             run_config=api.RunConfig(
@@ -204,9 +207,7 @@ class _Attempt:
                 failure_config=api.FailureConfig(max_failures=spec["train"]["max_failures"]),
                 callbacks=[_ray.KeeperCallback(keeper)],
             ),
-            torch_config=api.torch.TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_SECONDS),
-            datasets={DATASET_NAME: streamed},
-            dataset_config=StreamDataConfig(self.plan.stream_config(0, 1, 0)),
+            backend_config=_ray.TorchWorld(gpus=gpus, timeout_s=COLLECTIVE_TIMEOUT_SECONDS),
             keeper=keeper,
         )
 
@@ -252,16 +253,13 @@ class _Attempt:
 
     def _start_event(self) -> dict[str, Any]:
         import ray
-        import torch
 
-        versions = {"python": platform.python_version(), "ray": ray.__version__, "torch": torch.__version__}
+        versions = {"python": platform.python_version(), "ray": ray.__version__, "torch": metadata.version("torch")}
         return {"t": self.began, "kind": "attempt_start", **versions}
 
 
 def _require_same_run(store_url: str, resolved: Mapping[str, Any], commit: Mapping[str, Any]) -> None:
     """Refuses to continue a run whose model shape or data order the spec has changed, showing what differs."""
-    from eagleray.checkpoint.engine import require_fit
-
     expected = {key: resolved[key] for key in ("model_hash", "order_hash")}
     try:
         require_fit(commit, expected)

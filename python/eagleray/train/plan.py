@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .model import ModelConfig
+from .model_config import ModelConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

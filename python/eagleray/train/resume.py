@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from eagleray import _core
+from eagleray._commit import require_fit
 
 from .plan import Plan
 
@@ -22,8 +23,6 @@ def newest_fitting(plan: Plan) -> dict[str, Any] | None:
 
     Every attempt looks again when its workers start: between a driver's look and its claim, another may commit.
     """
-    from eagleray.checkpoint.engine import require_fit
-
     commit = newest(plan.store)
     if commit is not None:
         require_fit(commit, {key: plan.hashes[key] for key in ("model_hash", "order_hash")})

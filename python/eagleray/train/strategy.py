@@ -20,7 +20,8 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from eagleray import _core
 
-from .model import Llama, ModelConfig, initialise
+from .model import Llama, initialise
+from .model_config import ModelConfig
 
 AVAILABLE = ("ddp", "fsdp2")
 

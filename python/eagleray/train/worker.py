@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -13,30 +13,17 @@ import torch.distributed as dist
 from eagleray import _core
 
 from .context import BatchStream, Context
+from .entry import WorkerConfig
 from .ledger import Clock, Event, Reporter
 from .loop import Outcome, train
 from .plan import Plan, Validation
 
-DATASET_NAME = "train"
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerConfig:
-    """What the driver sends to every worker."""
-
-    plan: Plan
-    attempt: int
-    keeper: Any
-
-
-def run_worker(config: dict[str, Any]) -> dict[str, Any]:
-    """The train function of Ray Train: trains, and returns how it ended."""
-    clock = Clock()
-    entered = clock.now()
+def run(worker: WorkerConfig, clock: Clock, entered: float) -> dict[str, Any]:
+    """Trains as one rank of Ray Train's world, in which this process is, and returns how it ended."""
     import ray
     import ray.train
 
-    worker: WorkerConfig = config["worker"]
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     keeper = worker.keeper
@@ -55,11 +42,10 @@ def run_worker(config: dict[str, Any]) -> dict[str, Any]:
     plan = worker.plan
 
     def open_stream(position: int) -> BatchStream:
-        shard: Any = ray.train.get_dataset_shard(DATASET_NAME)
-        stream: BatchStream = shard.open(rank=rank, world=world, position=position)
+        stream: Any = _core.Stream(json.dumps(plan.stream_config(rank, world, position)))
         # A stream opens when it is first asked: asked now, it reads ahead while the model is built.
         stream.state()
-        return stream
+        return stream  # type: ignore[no-any-return]
 
     surroundings = Context(
         plan=plan,
