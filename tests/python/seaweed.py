@@ -15,6 +15,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
+BUCKET = "eagleray-tests"
 ACCESS_KEY = "eagleray-test"
 SECRET_KEY = "eagleray-test-secret"
 START_TIMEOUT_S = 60
@@ -51,7 +52,7 @@ def find_weed() -> str | None:
     return str(beside) if beside.exists() else shutil.which("weed")
 
 
-def start(bucket: str) -> S3Server:
+def start(bucket: str = BUCKET) -> S3Server:
     """Starts a server with one bucket and waits until a PUT succeeds."""
     weed = find_weed()
     if weed is None:

@@ -53,7 +53,7 @@ def test_importing_the_package_and_its_data_touches_neither_torch_nor_ray() -> N
 
 
 def test_neither_the_driver_nor_what_it_sends_to_the_controller_imports_torch() -> None:
-    code = "import sys, eagleray._ray, eagleray.train.driver, eagleray.train.entry; print('torch' in sys.modules)"
+    code = "import sys, eagleray._ray_train, eagleray.train.driver, eagleray.train.entry; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 

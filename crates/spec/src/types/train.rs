@@ -37,7 +37,7 @@ pub struct Train {
     /// The norm that gradients are scaled down to; `null` leaves them as they are.
     #[serde(default = "clip_grad_norm")]
     pub clip_grad_norm: Option<f64>,
-    /// How many failures of the program, not of nodes, the run survives.
+    /// How many failures in a row, without a step further in between, the run survives; lost nodes of a run that gets on cost nothing.
     #[serde(default = "max_failures")]
     pub max_failures: u32,
     /// Your own script, started on every worker.
