@@ -14,6 +14,7 @@ from typing import Any
 
 import ray
 from ray.train.backend import Backend, BackendConfig
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
@@ -165,12 +166,13 @@ class Trainer(_Trainer):  # type: ignore[misc]
         return super()._initialize_and_run_controller(**controller_init_kwargs)
 
     def _create_default_callbacks(self) -> Any:
-        # The cleaner asks Ray's dashboard, which an embedded Ray does not run, about a controller that an
-        # embedded Ray cannot outlive; it would only take a process and complain.
-        callbacks = super()._create_default_callbacks()
-        if os.environ.get("RAY_ADDRESS"):
-            return callbacks
-        return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
+        # Our loop opens its stream itself: a manager of datasets would be an actor with nothing to do.
+        unwanted: list[type] = [] if self.datasets else [DatasetsCallback]
+        if not os.environ.get("RAY_ADDRESS"):
+            # The cleaner asks Ray's dashboard, which an embedded Ray does not run, about a controller that an
+            # embedded Ray cannot outlive; it would only take a process and complain.
+            unwanted.append(PlacementGroupCleanerCallback)
+        return [each for each in super()._create_default_callbacks() if not isinstance(each, tuple(unwanted))]
 
 
 class KeeperCallback(ControllerCallback, WorkerGroupCallback):

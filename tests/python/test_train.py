@@ -60,18 +60,17 @@ def test_sharded_training_of_three_uneven_ranks_gives_the_losses_of_two_replicas
 
 
 def test_data_wait_rises_with_the_latency_of_the_store(new_run: Callable[..., Run], undisturbed: Run) -> None:
-    slow = new_run(steps=STEPS)
+    # At 50 ms a read, a rank reads fewer samples a second than it trains on; what was read ahead is used up soon.
+    slow = new_run(steps=SURVIVAL_STEPS)
     slow.finish(EAGLERAY_STORE_FAULTS='{"get_latency_ms": 50, "match": ".bin"}')
 
-    def waited(run: Run) -> tuple[float, float]:
-        """Seconds of data wait in the first steps of all ranks, and their share of these steps."""
-        steps = [event for event in run.events("step") if event["step"] <= STEPS]
-        seconds = sum(float(event["data_wait"]) for event in steps)
-        return seconds, seconds / sum(float(event["end"]) - float(event["start"]) for event in steps)
+    def share(run: Run) -> float:
+        steps = run.events("step")
+        waited = sum(float(event["data_wait"]) for event in steps)
+        return waited / sum(float(event["end"]) - float(event["start"]) for event in steps)
 
-    # Every rank waits for at least one read of its first batch that takes 50 ms more.
-    assert waited(slow)[0] > waited(undisturbed)[0] + 0.05
-    assert waited(slow)[1] > 2 * waited(undisturbed)[1]
+    assert share(slow) > 0.1 + share(undisturbed)
+    assert slow.digests() == undisturbed.digests()
 
 
 def test_a_flipped_bit_in_a_shard_stops_the_run_and_names_the_place(

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from eagleray import _core
 from package import PYTHON
 
 SEQUENCE = 32
@@ -206,12 +207,8 @@ class Run:
         return driver
 
     def events(self, kind: str | None = None) -> list[dict[str, Any]]:
-        """The ledger so far, in order of time."""
-        found = []
-        for path in sorted(self.store.glob("ledger/*/*.jsonl")):
-            for line in path.read_text(encoding="utf-8").splitlines():
-                with contextlib.suppress(json.JSONDecodeError):
-                    found.append(json.loads(line))
+        """The ledger so far, in order of time; without what a superseded driver's workers still wrote."""
+        found = json.loads(_core.read_ledger(str(self.store)))
         found.sort(key=lambda event: event["t"])
         return [event for event in found if kind is None or event["kind"] == kind]
 
