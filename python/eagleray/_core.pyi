@@ -40,6 +40,7 @@ __all__ = [
     "newest",
     "next_save",
     "plan_build",
+    "plan_memory",
     "read_commit",
     "read_ledger",
     "refuse_unavailable",
@@ -77,6 +78,10 @@ class InternalError(EagleRayError): ...
 def resolve_spec(path: str, overrides: Sequence[str] = ...) -> str: ...
 def spec_differences(old_json: str, new_json: str) -> str: ...
 def refuse_unavailable(resolved_json: str, purpose: str) -> None: ...
+
+# plan
+
+def plan_memory(request: str) -> str: ...
 
 # store
 

@@ -8,6 +8,7 @@
 mod checkpoint;
 mod errors;
 mod json;
+mod plan;
 mod run;
 mod spec;
 mod store;
@@ -21,6 +22,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     errors::register(module)?;
     spec::register(module)?;
+    plan::register(module)?;
     store::register(module)?;
     tokens::register(module)?;
     stream::register(module)?;

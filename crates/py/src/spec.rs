@@ -38,7 +38,7 @@ fn resolve(path: &str, overrides: &[String]) -> Result<String> {
     let base = absolute.parent().unwrap_or(Path::new("/"));
     let environment = |name: &str| std::env::var(name).ok();
     let source = Source { name: path, text: &text, base, overrides, environment: &environment };
-    Ok(eagleray_spec::resolve(&source).map_err(Problems::into_error)?.to_json())
+    Ok(eagleray_plan::resolve(&source).map_err(Problems::into_error)?.resolved.to_json())
 }
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {

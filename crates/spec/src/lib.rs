@@ -39,7 +39,7 @@
 //! ```
 //!
 //! Map: [`types`] the spec as written · `yaml`, `de`, `read`, `overrides` from text to types ·
-//! `check` what types cannot say · [`resolved`] the run as everything else reads it · `resolve` the
+//! `check` what types cannot say · [`mesh`] which meshes are legal · [`resolved`] the run as everything else reads it · `resolve` the
 //! way there · `available` what this build refuses · [`explain`] schema and defaults · [`problem`]
 //! what is wrong, and where.
 
@@ -47,6 +47,7 @@ mod available;
 mod check;
 mod de;
 pub mod explain;
+pub mod mesh;
 mod overrides;
 pub mod problem;
 mod read;
@@ -59,5 +60,5 @@ pub use available::Purpose;
 pub use check::NAME_CHARS_MAX;
 pub use problem::{Place, Problem, Problems};
 pub use read::Source;
-pub use resolve::resolve;
+pub use resolve::{Strategist, VOCABULARY_GUESS, resolve, resolve_with};
 pub use resolved::{Difference, Resolved};

@@ -20,18 +20,33 @@ const DEVICE_STATE_BYTES: u64 = 40 << 30;
 /// Bytes of state a parameter: fp32 weight, gradient and two moments.
 const STATE_BYTES_PER_PARAMETER: u64 = 16;
 
-/// The vocabulary that `auto` reckons with where only the tokenizer knows it.
-const VOCABULARY_GUESS: u64 = 128_256;
+/// The vocabulary that memory is reckoned with where only the tokenizer knows it: that of Llama 3.
+pub const VOCABULARY_GUESS: u32 = 128_256;
 
 /// Reads, checks and resolves a spec.
 ///
 /// # Errors
 /// Everything that is wrong with it, each with its place.
 pub fn resolve(source: &Source<'_>) -> Result<Resolved, Problems> {
+    resolve_with(source, &|_| None)
+}
+
+/// Decides what `auto` stands for, or why nothing will do; `None` leaves it to the rule of this crate.
+pub type Strategist<'a> = &'a dyn Fn(&RunSpec) -> Option<Result<Strategy>>;
+
+/// As [`resolve`], where `strategist` is asked what `auto` stands for.
+///
+/// # Errors
+/// Everything that is wrong with it, each with its place.
+pub fn resolve_with(source: &Source<'_>, strategist: Strategist<'_>) -> Result<Resolved, Problems> {
     let read = read::read(source)?;
     let mut problems = read.problems.clone();
     problems.extend(check::check(&read));
-    let mut resolver = Resolver { source, checks: Checks::new(&read) };
+    let mut resolver = Resolver { source, checks: Checks::new(&read), strategist: &|_| None };
+    if problems.is_empty() {
+        // A spec that is wrong anyway would be judged by stand-ins.
+        resolver.strategist = strategist;
+    }
     let spec = resolver.spec(&read.spec);
     problems.extend(resolver.checks.problems);
     if !problems.is_empty() {
@@ -53,6 +68,7 @@ fn document(source: &Source<'_>, tree: &Node) -> String {
 struct Resolver<'a> {
     source: &'a Source<'a>,
     checks: Checks<'a>,
+    strategist: Strategist<'a>,
 }
 
 impl Resolver<'_> {
@@ -170,7 +186,7 @@ impl Resolver<'_> {
         let Optimizer::AdamW(adamw) = &train.optimizer;
         let Schedule::Cosine(cosine) = &train.schedule;
         resolved::Train {
-            strategy: strategy(spec),
+            strategy: self.strategy(spec),
             global_batch: train.global_batch,
             micro_batch: train.micro_batch,
             steps: train.steps,
@@ -181,6 +197,23 @@ impl Resolver<'_> {
             max_failures: train.max_failures,
             script: self.script(train),
             function: train.function.clone(),
+        }
+    }
+
+    /// `auto` becomes what it stands for.
+    fn strategy(&mut self, spec: &RunSpec) -> Value {
+        let written = spec.train.strategy;
+        if written != Strategy::Named(NamedStrategy::Auto) {
+            return tagged_strategy(written);
+        }
+        match (self.strategist)(spec) {
+            None => tagged_strategy(Strategy::Named(rule(spec))),
+            Some(Ok(chosen)) => tagged_strategy(chosen),
+            Some(Err(error)) => {
+                let path = ["train", "strategy"];
+                self.checks.report(&path, error.message(), error.hint().unwrap_or_default());
+                tagged_strategy(Strategy::Named(rule(spec)))
+            }
         }
     }
 
@@ -249,30 +282,32 @@ fn clean(path: &Path) -> String {
     cleaned.to_string_lossy().into_owned()
 }
 
-/// `auto` becomes what it stands for.
-fn strategy(spec: &RunSpec) -> Value {
-    match spec.train.strategy {
+fn tagged_strategy(strategy: Strategy) -> Value {
+    match strategy {
         Strategy::Mesh(mesh) => tagged("mesh", &mesh),
-        Strategy::Named(NamedStrategy::Auto) => {
-            let fits = spec
-                .model
-                .as_ref()
-                .is_none_or(|model| state_bytes(model).is_none_or(|bytes| bytes <= DEVICE_STATE_BYTES));
-            json!({"kind": if fits { "ddp" } else { "fsdp2" }})
-        }
         Strategy::Named(named) => json!({"kind": named.name()}),
+    }
+}
+
+/// What `auto` stands for where no accelerator is known.
+fn rule(spec: &RunSpec) -> NamedStrategy {
+    let bytes = spec.model.as_ref().and_then(state_bytes);
+    if bytes.is_none_or(|bytes| bytes <= DEVICE_STATE_BYTES) {
+        NamedStrategy::Ddp
+    } else {
+        NamedStrategy::Fsdp2
     }
 }
 
 /// The state of a model in training; `None` where its shape is not known here.
 fn state_bytes(spec: &Model) -> Option<u64> {
-    let config = spec.config.clone().or_else(|| spec.preset.as_deref().and_then(model::preset))?;
+    let config = spec.shape()?;
     let wide = |number: u32| u64::from(number);
     let (hidden, heads) = (wide(config.hidden_size), wide(config.num_heads.max(1)));
     let kv = hidden / heads * wide(config.num_kv_heads.unwrap_or(config.num_heads));
     let layer = hidden.saturating_mul(2 * hidden + 2 * kv + 3 * wide(config.intermediate_size) + 2);
     let embeddings = if config.tie_embeddings { 1 } else { 2 };
-    let vocabulary = config.vocab_size.map_or(VOCABULARY_GUESS, wide);
+    let vocabulary = config.vocab_size.map_or(VOCABULARY_GUESS.into(), wide);
     let parameters = layer
         .saturating_mul(wide(config.num_layers))
         .saturating_add((vocabulary * embeddings).saturating_mul(hidden));

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use eagleray_base::{Error, Result};
+use eagleray_plan::{Choice, Planned};
 use eagleray_spec::resolved::Model;
 use eagleray_spec::{Place, Problem, Problems, Purpose, Resolved, explain};
 use serde_json::{Value, json};
@@ -43,8 +44,8 @@ impl Check {
         }
         let path = self.path.unwrap_or_default();
         match super::resolve(&path, &self.overrides)? {
-            Ok(resolved) => {
-                accept(output, &path.display().to_string(), &resolved);
+            Ok(planned) => {
+                accept(output, &path.display().to_string(), &planned);
                 Ok(())
             }
             Err(problems) => Err(refuse(output, problems)),
@@ -52,7 +53,8 @@ impl Check {
     }
 }
 
-fn accept(output: &Output, name: &str, resolved: &Resolved) {
+fn accept(output: &Output, name: &str, planned: &Planned) {
+    let Planned { resolved, choice } = planned;
     let unavailable = resolved.refuse_unavailable(Purpose::Train).err();
     let unavailable = unavailable.as_ref().map(Error::message).unwrap_or_default();
     let unavailable: Vec<&str> = unavailable.lines().map(|line| line.trim_start_matches("error: ")).collect();
@@ -61,11 +63,14 @@ fn accept(output: &Output, name: &str, resolved: &Resolved) {
         output.json(&json!({
             "valid": true, "problems": [], "unavailable": unavailable,
             "spec_hash": resolved.spec_hash, "order_hash": resolved.order_hash,
-            "model_hash": resolved.model_hash, "spec": spec,
+            "model_hash": resolved.model_hash, "spec": spec, "auto": choice,
         }));
         return;
     }
     output.print(&summary(name, resolved));
+    for line in choice.iter().flat_map(Choice::explain) {
+        output.note(&format!("note: {line}"));
+    }
     for what in unavailable {
         output.note(&format!("note: {what}"));
     }

@@ -4,6 +4,7 @@ mod check;
 mod checkpoint;
 mod corpus;
 mod init;
+mod plan;
 mod report;
 mod runs;
 mod tokenizer;
@@ -13,6 +14,7 @@ mod train;
 use std::path::{Path, PathBuf};
 
 use eagleray_base::{Error, Result};
+use eagleray_plan::Planned;
 use eagleray_spec::{Problems, Resolved, Source};
 
 use crate::output::Output;
@@ -33,6 +35,8 @@ pub(crate) enum Command {
     /// Token datasets: build, verify, list
     #[command(subcommand)]
     Tokens(tokens::Tokens),
+    /// Show what a run needs of its devices, before it runs
+    Plan(plan::Plan),
     /// Train, or go on where the run stopped
     Train(train::Train),
     /// Look at the checkpoints of a run
@@ -51,6 +55,7 @@ impl Command {
             Self::Corpus(command) => command.run(output),
             Self::Tokenizer(command) => command.run(output),
             Self::Tokens(command) => command.run(output),
+            Self::Plan(command) => command.run(output),
             Self::Train(command) => command.run(output),
             Self::Checkpoint(command) => command.run(output),
             Self::Report(command) => command.run(output),
@@ -73,19 +78,24 @@ pub(crate) struct SpecArgs {
 impl SpecArgs {
     /// The resolved run, or every problem as one error.
     pub(crate) fn resolve(&self) -> Result<Resolved> {
+        Ok(self.plan()?.resolved)
+    }
+
+    /// The same, with why `auto` is what it is.
+    pub(crate) fn plan(&self) -> Result<Planned> {
         resolve(&self.path, &self.overrides)?.map_err(Problems::into_error)
     }
 }
 
 /// Reads and resolves a spec; the outer error is of the file, the inner one of what it says.
-pub(crate) fn resolve(path: &Path, overrides: &[String]) -> Result<Result<Resolved, Problems>> {
+pub(crate) fn resolve(path: &Path, overrides: &[String]) -> Result<Result<Planned, Problems>> {
     let name = path.display().to_string();
     let text = std::fs::read_to_string(path).map_err(|error| cannot_read(error, &name))?;
     let absolute = std::path::absolute(path)?;
     let base = absolute.parent().unwrap_or(Path::new("/"));
     let environment = |name: &str| std::env::var(name).ok();
     let source = Source { name: &name, text: &text, base, overrides, environment: &environment };
-    Ok(eagleray_spec::resolve(&source))
+    Ok(eagleray_plan::resolve(&source))
 }
 
 fn cannot_read(error: std::io::Error, name: &str) -> Error {

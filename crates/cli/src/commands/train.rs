@@ -1,6 +1,7 @@
 //! `eagleray train`: the same command on a laptop and as a `RayJob`'s entrypoint.
 
 use eagleray_base::Result;
+use eagleray_plan::{Choice, Planned};
 use eagleray_spec::Purpose;
 
 use super::SpecArgs;
@@ -19,7 +20,10 @@ pub(crate) struct Train {
 
 impl Train {
     pub(crate) fn run(self, output: &Output) -> Result<()> {
-        let resolved = self.spec.resolve()?;
+        let Planned { resolved, choice } = self.spec.plan()?;
+        for line in choice.iter().flat_map(Choice::explain) {
+            output.note(&line);
+        }
         resolved.refuse_unavailable(Purpose::Train)?;
         let handover = Handover::new(&resolved)?;
         let mut arguments = vec!["--resolved".to_owned(), handover.path()];

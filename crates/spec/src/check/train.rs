@@ -1,9 +1,9 @@
 //! Checks of `train` and `checkpoint`.
 
 use super::{Checks, is_python_name};
-use crate::types::model;
+use crate::mesh;
 use crate::types::train::{Launcher, Mesh, Optimizer, Schedule, Train};
-use crate::types::{RunSpec, Strategy};
+use crate::types::{Model, RunSpec, Strategy};
 
 pub(super) fn check(checks: &mut Checks<'_>, spec: &RunSpec) {
     let train = &spec.train;
@@ -96,39 +96,12 @@ fn check_numbers(checks: &mut Checks<'_>, train: &Train) {
 }
 
 fn check_mesh(checks: &mut Checks<'_>, spec: &RunSpec, mesh: &Mesh) {
-    let at = |key| ["train", "strategy", key];
-    for (axis, size) in mesh.axes() {
-        checks.range(size >= 1, &at(axis), size, "1 or more");
-    }
-    if mesh.axes().iter().any(|(_, size)| *size == 0) {
-        return;
-    }
-    let size = mesh.size();
-    let workers = spec.cluster.workers;
-    for (bound, count) in [("min", workers.min), ("max", workers.max)] {
-        if !u64::from(count).is_multiple_of(size) {
-            let message = format!("a mesh of {size} workers does not fit `cluster.workers.{bound}` {count}");
-            checks.report(
-                &["train", "strategy"],
-                message,
-                "make the number of workers a multiple of the product of the axes",
-            );
-            break;
+    let length = spec.data.as_ref().map(|data| data.sequence_length);
+    let config = spec.model.as_ref().and_then(Model::shape);
+    for fault in mesh::faults(mesh, spec.cluster.workers, length, config.as_ref()) {
+        match fault.axis {
+            Some(axis) => checks.report(&["train", "strategy", axis], fault.message, fault.hint),
+            None => checks.report(&["train", "strategy"], fault.message, fault.hint),
         }
     }
-    if let Some(data) = spec.data.as_ref().filter(|data| !data.sequence_length.is_multiple_of(mesh.cp)) {
-        let message =
-            format!("`cp` {} does not divide `data.sequence_length` {}", mesh.cp, data.sequence_length);
-        checks.report(&at("cp"), message, "");
-    }
-    let config = spec
-        .model
-        .as_ref()
-        .and_then(|shape| shape.config.clone().or_else(|| shape.preset.as_deref().and_then(model::preset)));
-    let Some(config) = config else { return };
-    let message = format!("`pp` {} is above the model's {} layers", mesh.pp, config.num_layers);
-    checks.require(mesh.pp <= config.num_layers, &at("pp"), message, "a stage needs at least one layer");
-    let heads = config.num_kv_heads.unwrap_or(config.num_heads);
-    let message = format!("`tp` {} does not divide the model's {heads} key heads", mesh.tp);
-    checks.require(heads.is_multiple_of(mesh.tp), &at("tp"), message, "");
 }

@@ -9,7 +9,7 @@ use super::values::Location;
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Model {
-    /// A known shape: `llama-tiny`, `llama-125m`, `llama-1b`, `llama-8b`, `llama-70b`.
+    /// A known shape: `llama-tiny`, `llama-125m`, `llama-1b`, `llama-7b`, `llama-8b`, `llama-13b`, `llama-70b`.
     #[serde(default)]
     pub preset: Option<String>,
     /// A shape of your own.
@@ -18,6 +18,13 @@ pub struct Model {
     /// A Hugging Face folder: its config, and its weights for fine-tuning.
     #[serde(default)]
     pub huggingface: Option<Location>,
+}
+
+impl Model {
+    /// The shape, where the spec itself says it: not for a Hugging Face folder.
+    pub fn shape(&self) -> Option<LlamaConfig> {
+        self.config.clone().or_else(|| self.preset.as_deref().and_then(preset))
+    }
 }
 
 /// The shape of a Llama-style model.
@@ -60,6 +67,8 @@ fn norm_eps() -> f64 {
 /// A known shape.
 struct Preset {
     name: &'static str,
+    /// The published model's; a run has its tokenizer's.
+    vocab_size: u32,
     hidden_size: u32,
     intermediate_size: u32,
     num_layers: u32,
@@ -68,24 +77,32 @@ struct Preset {
     tie_embeddings: bool,
 }
 
-/// The vocabulary is always the tokenizer's. Sources: Llama 3.2 1B, Llama 3.1 8B and 70B as published
-/// (`config.json`); 125m is GPT-2 small's width and depth; tiny trains on two cores in minutes.
+/// The vocabulary is always the tokenizer's. Sources: Llama 3.2 1B, Llama 2 7B and 13B, Llama 3.1 8B and
+/// 70B as published (`config.json`); 125m is GPT-2 small's width, depth and vocabulary; tiny
+/// trains on two cores in minutes.
 #[rustfmt::skip]
-const PRESETS: [Preset; 5] = [
-    Preset { name: "llama-tiny", hidden_size: 192, intermediate_size: 512, num_layers: 4, num_heads: 6, num_kv_heads: 2, tie_embeddings: true },
-    Preset { name: "llama-125m", hidden_size: 768, intermediate_size: 2048, num_layers: 12, num_heads: 12, num_kv_heads: 12, tie_embeddings: true },
-    Preset { name: "llama-1b", hidden_size: 2048, intermediate_size: 8192, num_layers: 16, num_heads: 32, num_kv_heads: 8, tie_embeddings: true },
-    Preset { name: "llama-8b", hidden_size: 4096, intermediate_size: 14_336, num_layers: 32, num_heads: 32, num_kv_heads: 8, tie_embeddings: false },
-    Preset { name: "llama-70b", hidden_size: 8192, intermediate_size: 28_672, num_layers: 80, num_heads: 64, num_kv_heads: 8, tie_embeddings: false },
+const PRESETS: [Preset; 7] = [
+    Preset { name: "llama-tiny", vocab_size: 8192, hidden_size: 192, intermediate_size: 512, num_layers: 4, num_heads: 6, num_kv_heads: 2, tie_embeddings: true },
+    Preset { name: "llama-125m", vocab_size: 50_257, hidden_size: 768, intermediate_size: 2048, num_layers: 12, num_heads: 12, num_kv_heads: 12, tie_embeddings: true },
+    Preset { name: "llama-1b", vocab_size: 128_256, hidden_size: 2048, intermediate_size: 8192, num_layers: 16, num_heads: 32, num_kv_heads: 8, tie_embeddings: true },
+    Preset { name: "llama-7b", vocab_size: 32_000, hidden_size: 4096, intermediate_size: 11_008, num_layers: 32, num_heads: 32, num_kv_heads: 32, tie_embeddings: false },
+    Preset { name: "llama-8b", vocab_size: 128_256, hidden_size: 4096, intermediate_size: 14_336, num_layers: 32, num_heads: 32, num_kv_heads: 8, tie_embeddings: false },
+    Preset { name: "llama-13b", vocab_size: 32_000, hidden_size: 5120, intermediate_size: 13_824, num_layers: 40, num_heads: 40, num_kv_heads: 40, tie_embeddings: false },
+    Preset { name: "llama-70b", vocab_size: 128_256, hidden_size: 8192, intermediate_size: 28_672, num_layers: 80, num_heads: 64, num_kv_heads: 8, tie_embeddings: false },
 ];
 
 /// The names of the presets.
-pub(crate) fn preset_names() -> impl Iterator<Item = &'static str> {
+pub fn preset_names() -> impl Iterator<Item = &'static str> {
     PRESETS.iter().map(|preset| preset.name)
 }
 
+/// The vocabulary of the model that a preset takes its shape from; a run has its tokenizer's.
+pub fn published_vocabulary(name: &str) -> Option<u32> {
+    PRESETS.iter().find(|preset| preset.name == name).map(|preset| preset.vocab_size)
+}
+
 /// The shape of a preset.
-pub(crate) fn preset(name: &str) -> Option<LlamaConfig> {
+pub fn preset(name: &str) -> Option<LlamaConfig> {
     PRESETS.iter().find(|preset| preset.name == name).map(|preset| LlamaConfig {
         vocab_size: None,
         hidden_size: preset.hidden_size,

@@ -1,0 +1,74 @@
+//! What a run needs of its devices, before anything is paid for.
+//!
+//! The memory model says what the fullest device of a world holds, term by term, at each moment of a
+//! step: parameters, gradients and moments, parameters gathered for a layer, activations under three
+//! kinds of recomputation, logits, a pipeline's micro batches in flight. `auto` asks it for the simplest
+//! strategy that fits. Every formula stands in `docs/memory.md`, with its source.
+//!
+//! Why not measure? A measurement needs the devices that the question is about, and says nothing about
+//! the next larger model. Why not a rule of thumb? Sixteen bytes a parameter says when a model is too
+//! large for one device, not whether eight hold it with samples of 8,192 tokens: there activations and
+//! logits decide. Formulas can be held to account: tests compare them with the bytes of tensors that
+//! small models really hold.
+//!
+//! This crate is a floor: it opens no file and asks no device.
+//!
+//! ```
+//! use eagleray_plan::{Layout, Recompute, Setting, Shape, memory};
+//! use eagleray_spec::types::{Precision, model};
+//!
+//! let shape = Shape::new(&model::preset("llama-8b").unwrap(), Some(128_256));
+//! assert_eq!(shape.parameters(), 8_030_261_248);
+//! let setting = Setting {
+//!     layout: Layout::Fsdp2,
+//!     world: 8,
+//!     sequence_length: 4096,
+//!     micro_batch: 1,
+//!     global_batch: None,
+//!     precision: Precision::Bf16,
+//!     recompute: Recompute::Full,
+//!     device: Default::default(),
+//! };
+//! let gib = memory(&shape, &setting).unwrap().peak.bytes >> 30;
+//! assert_eq!(gib, 24);
+//! ```
+//!
+//! Map: [`Shape`] parameters of a model and of parts of it · [`Setting`] what memory depends on ·
+//! `activation` bytes of a token · [`memory`] all terms · [`accelerator`] GPUs and instances ·
+//! [`choose`] what `auto` stands for · [`Situation`] all that out of a run's spec.
+
+pub mod accelerator;
+mod activation;
+mod choose;
+mod memory;
+mod setting;
+mod shape;
+mod situation;
+#[cfg(test)]
+mod tests;
+
+use eagleray_base::{Error, Result};
+use serde::Deserialize;
+
+pub use choose::{Candidate, Choice, choose, fewest, show_gib};
+pub use memory::{Memory, Moment, Term, Usage, memory};
+pub use setting::{Device, Layout, Recompute, Setting};
+pub use shape::{Part, Shape};
+pub use situation::{Planned, RECOMPUTED, Situation, resolve};
+
+#[derive(Deserialize)]
+struct Request {
+    model: Shape,
+    setting: Setting,
+}
+
+/// The memory of a model in a setting: both, and the answer, as JSON.
+///
+/// # Errors
+/// `Invalid` where the request cannot be read, or no world can run it.
+pub fn memory_json(request: &str) -> Result<String> {
+    let Request { model, setting } = serde_json::from_str(request)
+        .map_err(|error| Error::invalid(format!("a request for memory cannot be read: {error}")))?;
+    serde_json::to_string(&memory(&model, &setting)?)
+        .map_err(|error| Error::internal("cannot write JSON").with_source(error))
+}

@@ -1,0 +1,312 @@
+//! The memory of a device, term by term, at each moment of a step.
+
+use eagleray_base::Result;
+use eagleray_spec::types::Precision;
+use serde::Serialize;
+
+use crate::activation::PerToken;
+use crate::setting::{Axes, Device, Layout, Setting};
+use crate::shape::{Part, Shape};
+
+/// Parameters, gradients and each of Adam's two moments are fp32.
+const FP32: f64 = 4.0;
+
+/// The parameters that `DeepSpeed` leaves gathered until they are needed again
+/// (`stage3_max_live_parameters`), and those that it reduces at once (`reduce_bucket_size`): its defaults.
+const ZERO3_LIVE: f64 = 1e9;
+const ZERO3_BUCKET: f64 = 5e8;
+
+/// What bytes are for. `docs/memory.md` has the formula of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Term {
+    /// The parameters that a device keeps.
+    Parameters,
+    /// Their gradients.
+    Gradients,
+    /// Adam's two moments.
+    Optimizer,
+    /// Parameters in the precision of the computation: copies, or gathered from all shards.
+    Gathered,
+    /// Gradients on their way to their shards.
+    Reduced,
+    /// What the forward pass keeps for the backward pass.
+    Activations,
+    /// What cross entropy keeps.
+    Logits,
+    /// What is needed for a moment only: gradients of activations and logits, roots of second moments.
+    Working,
+}
+
+impl Term {
+    /// All of them, in order.
+    pub const ALL: [Self; 8] = [
+        Self::Parameters,
+        Self::Gradients,
+        Self::Optimizer,
+        Self::Gathered,
+        Self::Reduced,
+        Self::Activations,
+        Self::Logits,
+        Self::Working,
+    ];
+
+    /// The name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Parameters => "parameters",
+            Self::Gradients => "gradients",
+            Self::Optimizer => "optimizer",
+            Self::Gathered => "gathered",
+            Self::Reduced => "reduced",
+            Self::Activations => "activations",
+            Self::Logits => "logits",
+            Self::Working => "working",
+        }
+    }
+}
+
+/// A moment of a step at which memory may be fullest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Moment {
+    /// The forward pass is over, the loss's gradient is being computed.
+    Loss,
+    /// The backward pass of a layer, everything before it still kept.
+    Backward,
+    /// The backward pass is over, what is in no layer is reduced.
+    Reduce,
+    /// The optimizer's step.
+    Step,
+}
+
+impl Moment {
+    /// The name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Loss => "loss",
+            Self::Backward => "backward",
+            Self::Reduce => "reduce",
+            Self::Step => "step",
+        }
+    }
+}
+
+/// The bytes of a device at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Usage {
+    /// The moment.
+    pub moment: Moment,
+    /// The sum of all terms.
+    pub bytes: u64,
+    /// Each term, in the order of [`Term::ALL`].
+    #[serde(serialize_with = "by_name")]
+    pub terms: [u64; Term::ALL.len()],
+}
+
+impl Usage {
+    fn new(moment: Moment, given: &[(Term, f64)]) -> Self {
+        let mut terms = [0; Term::ALL.len()];
+        for (term, bytes) in given {
+            // A cast from float saturates: what is beyond all devices stays there.
+            terms[*term as usize] = bytes.ceil() as u64;
+        }
+        Self { moment, bytes: terms.iter().fold(0, |sum, bytes| sum.saturating_add(*bytes)), terms }
+    }
+
+    /// The bytes of one term.
+    pub fn term(&self, term: Term) -> u64 {
+        self.terms[term as usize]
+    }
+}
+
+fn by_name<S: serde::Serializer>(terms: &[u64], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(Term::ALL.iter().map(|term| term.name()).zip(terms))
+}
+
+/// The memory of the fullest device.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Memory {
+    /// The stage of the pipeline that it belongs to, from 0.
+    pub stage: u32,
+    /// The parameters that it computes with.
+    pub parameters: u64,
+    /// The fullest moment.
+    pub peak: Usage,
+    /// Every moment.
+    pub moments: Vec<Usage>,
+}
+
+/// The memory of the fullest device of a world.
+///
+/// # Errors
+/// `Invalid` where no world can run the setting.
+pub fn memory(shape: &Shape, setting: &Setting) -> Result<Memory> {
+    setting.check(shape)?;
+    let axes = setting.axes();
+    // Stages between the first and the last hold no more than the second.
+    let mut stages: Vec<u64> = vec![0, 1, axes.pp - 1];
+    stages.retain(|stage| *stage < axes.pp);
+    stages.dedup();
+    let mut fullest = Model::new(shape, setting, &axes, 0).memory();
+    for stage in stages.into_iter().skip(1) {
+        let memory = Model::new(shape, setting, &axes, stage).memory();
+        if memory.peak.bytes > fullest.peak.bytes {
+            fullest = memory;
+        }
+    }
+    Ok(fullest)
+}
+
+/// One stage of a model, in numbers.
+struct Model<'a> {
+    shape: &'a Shape,
+    setting: &'a Setting,
+    axes: &'a Axes,
+    stage: u64,
+    part: Part,
+    /// Parameters that the stage computes with.
+    parameters: f64,
+    /// Those of one layer, and those that are in none.
+    layer: f64,
+    root: f64,
+    /// Tokens of a micro batch, and micro batches that wait for their backward pass.
+    tokens: f64,
+    in_flight: f64,
+    token: PerToken,
+}
+
+impl<'a> Model<'a> {
+    fn new(shape: &'a Shape, setting: &'a Setting, axes: &'a Axes, stage: u64) -> Self {
+        let part = Part::stage(shape, stage, axes.pp, axes.tp);
+        let samples = u64::from(setting.micro_batch) * u64::from(setting.sequence_length);
+        Self {
+            shape,
+            setting,
+            axes,
+            stage,
+            part,
+            parameters: shape.parameters_of(&part) as f64,
+            layer: shape.layer(axes.tp) as f64,
+            root: shape.root(&part) as f64,
+            tokens: samples as f64 / axes.cp as f64,
+            in_flight: (axes.pp - stage).min(axes.micro_batches) as f64,
+            token: PerToken::new(shape, setting, axes),
+        }
+    }
+
+    fn memory(&self) -> Memory {
+        let mut moments = vec![self.backward(), self.step()];
+        if self.part.head {
+            moments.insert(0, self.loss());
+        }
+        if self.is_sharded() {
+            moments.push(self.reduce());
+        }
+        let mut peak = moments[0];
+        for moment in &moments[1..] {
+            if moment.bytes > peak.bytes {
+                peak = *moment;
+            }
+        }
+        let parameters = self.parameters as u64;
+        Memory { stage: self.stage as u32, parameters, peak, moments }
+    }
+
+    fn is_sharded(&self) -> bool {
+        self.axes.shards > 1 || matches!(self.setting.layout, Layout::Fsdp2 | Layout::Zero3)
+    }
+
+    /// What a device always holds: `4P/n`, `4P/n`, `8P/n`; `ZeRO-3` adds `2P/n` for its bf16 parameters.
+    fn state(&self) -> [(Term, f64); 3] {
+        let held = self.parameters / self.axes.shards as f64;
+        let bf16 = self.setting.precision == Precision::Bf16 && self.setting.layout == Layout::Zero3;
+        let copies = if bf16 { 2.0 } else { 0.0 };
+        [
+            (Term::Parameters, (FP32 + copies) * held),
+            (Term::Gradients, FP32 * held),
+            (Term::Optimizer, 2.0 * FP32 * held),
+        ]
+    }
+
+    fn usage(&self, moment: Moment, given: &[(Term, f64)]) -> Usage {
+        Usage::new(moment, &[self.state().as_slice(), given].concat())
+    }
+
+    /// Parameters that are whole while `layers` of them are computed with.
+    fn gathered(&self, layers: f64) -> f64 {
+        let c = self.setting.compute_bytes();
+        if self.setting.layout == Layout::Zero3 {
+            return c * self.parameters.min(ZERO3_LIVE + 2.0 * self.layer);
+        }
+        if self.is_sharded() {
+            return c * (self.root + layers.min(self.part.num_layers as f64) * self.layer);
+        }
+        // Autocast keeps its copy of every weight that multiplies until the backward pass is over.
+        if c < FP32 { c * self.shape.multiplied(&self.part) as f64 } else { 0.0 }
+    }
+
+    /// Gradients that are whole: the head's wait for the end, a layer's are copied into fp32 to be reduced.
+    fn reduced(&self) -> f64 {
+        let c = self.setting.compute_bytes();
+        match (self.setting.layout, self.is_sharded()) {
+            (Layout::Zero3, _) => c * self.parameters.min(ZERO3_BUCKET),
+            (_, false) => 0.0,
+            (_, true) => {
+                let head = if self.part.head { self.shape.embedding(self.axes.tp) as f64 } else { 0.0 };
+                c * head + (c + FP32) * self.layer
+            }
+        }
+    }
+
+    fn activations(&self) -> f64 {
+        let ends = if self.part.head { self.token.last } else { 0.0 };
+        let kept = self.part.num_layers as f64 * self.token.layer + self.token.first + ends;
+        self.in_flight * self.tokens * kept
+    }
+
+    fn loss(&self) -> Usage {
+        self.usage(
+            Moment::Loss,
+            &[
+                (Term::Gathered, self.gathered(0.0)),
+                (Term::Activations, self.activations()),
+                (Term::Logits, self.tokens * self.token.logits),
+                (Term::Working, self.tokens * self.token.loss),
+            ],
+        )
+    }
+
+    fn backward(&self) -> Usage {
+        self.usage(
+            Moment::Backward,
+            &[
+                // A layer is computed with while the next one is gathered.
+                (Term::Gathered, self.gathered(2.0)),
+                (Term::Reduced, self.reduced()),
+                (Term::Activations, self.activations()),
+                (Term::Working, self.tokens * self.token.working),
+            ],
+        )
+    }
+
+    fn reduce(&self) -> Usage {
+        let c = self.setting.compute_bytes();
+        let reduced = match self.setting.layout {
+            Layout::Zero3 => self.reduced(),
+            _ => (c + FP32) * self.root,
+        };
+        self.usage(Moment::Reduce, &[(Term::Gathered, self.gathered(0.0)), (Term::Reduced, reduced)])
+    }
+
+    /// The roots of second moments: of all parameters at once on a GPU, of one tensor on the CPU.
+    fn step(&self) -> Usage {
+        let held = self.parameters / self.axes.shards as f64;
+        let largest = self.shape.embedding(self.axes.tp) as f64 / self.axes.shards as f64;
+        let roots = match self.setting.device {
+            Device::Gpu => held,
+            Device::Cpu => held.min(largest),
+        };
+        self.usage(Moment::Step, &[(Term::Working, FP32 * roots)])
+    }
+}

@@ -1,0 +1,183 @@
+//! What the memory of a device depends on, beside the model.
+
+use eagleray_base::{Error, Result};
+use eagleray_spec::types::train::Mesh;
+use eagleray_spec::types::{NamedStrategy, Precision, Strategy};
+use serde::{Deserialize, Serialize};
+
+use crate::shape::Shape;
+
+/// How a model lies on its workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Layout {
+    /// Every worker holds the whole model.
+    Ddp,
+    /// Parameters, gradients and moments are sharded over all workers.
+    Fsdp2,
+    /// The same by `DeepSpeed`, which keeps bf16 parameters beside fp32 ones.
+    Zero3,
+    /// The axes of a mesh; workers beyond its product are further replicas.
+    Mesh(Mesh),
+}
+
+impl Layout {
+    /// The layout of a strategy; `None` for `auto`, which is none yet.
+    pub const fn of(strategy: Strategy) -> Option<Self> {
+        match strategy {
+            Strategy::Named(NamedStrategy::Auto) => None,
+            Strategy::Named(NamedStrategy::Ddp) => Some(Self::Ddp),
+            Strategy::Named(NamedStrategy::Fsdp2) => Some(Self::Fsdp2),
+            Strategy::Named(NamedStrategy::Zero3) => Some(Self::Zero3),
+            Strategy::Mesh(mesh) => Some(Self::Mesh(mesh)),
+        }
+    }
+
+    /// The strategy, as a spec writes it.
+    pub const fn strategy(self) -> Strategy {
+        match self {
+            Self::Ddp => Strategy::Named(NamedStrategy::Ddp),
+            Self::Fsdp2 => Strategy::Named(NamedStrategy::Fsdp2),
+            Self::Zero3 => Strategy::Named(NamedStrategy::Zero3),
+            Self::Mesh(mesh) => Strategy::Mesh(mesh),
+        }
+    }
+
+    /// `fsdp2`, or `{dp_shard: 8, tp: 4}`: the axes that are more than 1.
+    pub fn show(self) -> String {
+        match self {
+            Self::Mesh(mesh) => {
+                let axes = mesh.axes().into_iter().filter(|(_, size)| *size != 1);
+                let axes: Vec<String> = axes.map(|(axis, size)| format!("{axis}: {size}")).collect();
+                format!("{{{}}}", axes.join(", "))
+            }
+            Self::Ddp => "ddp".into(),
+            Self::Fsdp2 => "fsdp2".into(),
+            Self::Zero3 => "zero3".into(),
+        }
+    }
+}
+
+/// What of the forward pass is computed again in the backward pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Recompute {
+    /// Nothing: everything that a gradient needs is kept.
+    #[default]
+    None,
+    /// All but attention and every second matrix product.
+    Selective,
+    /// Whole layers: only the input of each is kept.
+    Full,
+}
+
+impl Recompute {
+    /// All of them, the least first.
+    pub const ALL: [Self; 3] = [Self::None, Self::Selective, Self::Full];
+
+    /// The name as written.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Selective => "selective",
+            Self::Full => "full",
+        }
+    }
+}
+
+/// What computes: the kernels differ in what they keep.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Device {
+    /// A GPU: norms are one kernel, the optimizer works on lists of tensors.
+    #[default]
+    Gpu,
+    /// The CPU: a norm also keeps its normalised input, the optimizer takes tensor by tensor.
+    Cpu,
+}
+
+/// What the memory of a device depends on, beside the model.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
+pub struct Setting {
+    /// How the model lies on its workers.
+    pub layout: Layout,
+    /// The workers.
+    pub world: u32,
+    /// The tokens of a sample.
+    pub sequence_length: u32,
+    /// The samples that a worker takes through the model at once.
+    pub micro_batch: u32,
+    /// The samples of a step; a pipeline cannot hold more micro batches than it gets. As many as it holds where
+    /// it is left out.
+    #[serde(default)]
+    pub global_batch: Option<u32>,
+    /// The precision of the computation.
+    pub precision: Precision,
+    /// What is computed again.
+    #[serde(default)]
+    pub recompute: Recompute,
+    /// What computes.
+    #[serde(default)]
+    pub device: Device,
+}
+
+/// The numbers behind a layout.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Axes {
+    pub(crate) pp: u64,
+    pub(crate) cp: u64,
+    pub(crate) tp: u64,
+    /// The workers that parameters are sharded over; 1 where each holds them whole.
+    pub(crate) shards: u64,
+    /// The micro batches that a pipeline gets in a step.
+    pub(crate) micro_batches: u64,
+}
+
+impl Setting {
+    /// Refuses what no world can run, with what it nearly was.
+    ///
+    /// # Errors
+    /// `Invalid`, with the nearest legal choices as its hint.
+    pub fn check(&self, shape: &Shape) -> Result<()> {
+        shape.check()?;
+        let sizes = [
+            ("world", self.world),
+            ("sequence_length", self.sequence_length),
+            ("micro_batch", self.micro_batch),
+            ("global_batch", self.global_batch.unwrap_or(1)),
+        ];
+        if let Some((name, _)) = sizes.into_iter().find(|(_, size)| *size == 0) {
+            return Err(Error::invalid(format!("expected `{name}` of 1 or more, found 0")));
+        }
+        let Layout::Mesh(mesh) = self.layout else { return Ok(()) };
+        let workers = eagleray_spec::types::values::Count::exactly(self.world);
+        let config = shape.config();
+        let length = Some(self.sequence_length);
+        match eagleray_spec::mesh::faults(&mesh, workers, length, Some(&config)).into_iter().next() {
+            None => Ok(()),
+            Some(fault) => Err(Error::invalid(fault.message).with_hint(fault.hint)),
+        }
+    }
+
+    /// Parameters and tensors in the precision of the computation.
+    pub(crate) fn compute_bytes(&self) -> f64 {
+        match self.precision {
+            Precision::Fp32 => 4.0,
+            Precision::Bf16 => 2.0,
+        }
+    }
+
+    pub(crate) fn axes(&self) -> Axes {
+        let world = u64::from(self.world);
+        let (mesh, shards) = match self.layout {
+            Layout::Ddp => (Mesh::default(), 1),
+            Layout::Fsdp2 | Layout::Zero3 => (Mesh::default(), world),
+            Layout::Mesh(mesh) => (mesh, u64::from(mesh.dp_shard) * u64::from(mesh.cp)),
+        };
+        let (pp, cp, tp) = (u64::from(mesh.pp), u64::from(mesh.cp), u64::from(mesh.tp));
+        let readers = (world / (pp * cp * tp)).max(1);
+        let samples = self.global_batch.map_or(u64::MAX, u64::from);
+        let micro_batches = samples.div_ceil(readers.saturating_mul(self.micro_batch.into())).max(1);
+        Axes { pp, cp, tp, shards, micro_batches }
+    }
+}
