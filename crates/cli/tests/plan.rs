@@ -1,0 +1,123 @@
+//! `eagleray plan` and what `auto` says, as a user meets them.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::process::Command;
+
+use assert_cmd::cargo::cargo_bin;
+use serde_json::Value;
+
+/// Exit code, stdout and stderr.
+fn shown(folder: &std::path::Path, arguments: &[&str]) -> String {
+    let output = Command::new(cargo_bin("eagleray"))
+        .current_dir(folder)
+        .args(arguments)
+        .env_remove("EAGLERAY_PYTHON")
+        .env("COLUMNS", "100")
+        .output()
+        .unwrap();
+    let text = format!(
+        "exit {}\n--- stdout\n{}--- stderr\n{}",
+        output.status.code().unwrap_or(-1),
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    text.replace(&folder.canonicalize().unwrap().display().to_string(), "[folder]")
+}
+
+fn json(arguments: &[&str]) -> Value {
+    let output = Command::new(cargo_bin("eagleray")).args(arguments).output().unwrap();
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// A spec for EKS whose strategy is `auto`; `changes` replace parts of it.
+fn spec(changes: &[(&str, &str)]) -> tempfile::TempDir {
+    let mut text = "\
+version: 1
+name: eight
+store: s3://acme/runs/eight
+data:
+  tokenizer: tokenizer.json
+  sequence_length: 4096
+  sources: {web: {tokens: s3://acme/tokens/web}}
+model: {preset: llama-8b}
+train: {global_batch: 256, steps: 1000}
+cluster:
+  workers: 16
+  eks:
+    namespace: training
+    image: acme/eagleray:1
+    groups: [{name: a, instance: p5.48xlarge, nodes: 2}]
+"
+    .to_owned();
+    for (old, new) in changes {
+        assert!(text.contains(old), "{old}");
+        text = text.replace(old, new);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("run.yaml"), text).unwrap();
+    folder
+}
+
+#[test]
+fn presets_are_shown_on_the_usual_accelerators() {
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = ["plan", "--memory", "--model", "7b", "--model", "13b", "--model", "70b"];
+    insta::assert_snapshot!("plan_presets", shown(folder.path(), &arguments));
+}
+
+#[test]
+fn a_spec_is_shown_on_its_own_accelerators_with_the_reason_of_auto() {
+    let folder = spec(&[]);
+    insta::assert_snapshot!("plan_spec", shown(folder.path(), &["plan", "--memory", "run.yaml"]));
+    insta::assert_snapshot!("check_auto", shown(folder.path(), &["check", "run.yaml"]));
+}
+
+#[test]
+fn an_elastic_mesh_is_shown_at_both_ends() {
+    let folder = spec(&[
+        ("workers: 16", "workers: {min: 16, max: 32}"),
+        ("steps: 1000", "steps: 1000, strategy: {pp: 2, dp_shard: 2, tp: 4}"),
+    ]);
+    insta::assert_snapshot!("plan_mesh", shown(folder.path(), &["plan", "--memory", "run.yaml"]));
+}
+
+#[test]
+fn a_spec_without_accelerators_is_shown_on_the_usual_ones() {
+    let folder = spec(&[("p5.48xlarge", "m7i.8xlarge")]);
+    insta::assert_snapshot!("plan_cpu", shown(folder.path(), &["plan", "--memory", "run.yaml"]));
+}
+
+#[test]
+fn auto_that_finds_nothing_is_refused_at_its_place() {
+    let folder = spec(&[("llama-8b", "llama-70b"), ("p5.48xlarge", "g5.48xlarge")]);
+    insta::assert_snapshot!("auto_refused", shown(folder.path(), &["check", "run.yaml"]));
+}
+
+#[test]
+fn impossible_meshes_are_refused_with_the_nearest_legal_ones() {
+    let folder = spec(&[("steps: 1000", "steps: 1000, strategy: {pp: 40, dp_shard: 3, tp: 3}")]);
+    insta::assert_snapshot!("mesh_refused", shown(folder.path(), &["check", "run.yaml"]));
+}
+
+#[test]
+fn what_plan_does_not_know_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    for arguments in [["--model", "9b"], ["--accelerator", "H900"]] {
+        let all = [["plan", "--memory"], ["--model", "8b"], arguments].concat();
+        let shown = shown(folder.path(), &all);
+        assert!(shown.starts_with("exit 1") && shown.contains("known are `"), "{shown}");
+    }
+}
+
+#[test]
+fn the_json_of_a_row_sums_up() {
+    let table = &json(&["plan", "--memory", "--model", "8b", "--format", "json"])["memory"][0];
+    assert_eq!(table["parameters"], 8_030_261_248_u64);
+    assert_eq!(table["accelerators"].as_array().unwrap().len(), 8);
+    for row in table["rows"].as_array().unwrap() {
+        let peak = &row["memory"]["peak"];
+        let sum: u64 = peak["terms"].as_object().unwrap().values().filter_map(Value::as_u64).sum();
+        assert_eq!(peak["bytes"], sum);
+    }
+}

@@ -1,0 +1,99 @@
+"""One rank that trains small models for a step and prints, as JSON, the bytes of the tensors that it held.
+
+Started as a process of its own, with a request as JSON: `rank`, `world`, `rendezvous`, `sequence_length`,
+`micro_batch`, and `cases`, pairs of a strategy and a model's shape.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from eagleray.train.model import sample_losses
+from eagleray.train.model_config import ModelConfig
+from eagleray.train.strategy import build_optimizer, spread
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What this rank holds of a tensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def nbytes(tensors: Iterable[Tensor]) -> int:
+    """The bytes of tensors on this rank, shared storages counted once."""
+    storages = {}
+    for tensor in tensors:
+        storage = local(tensor).untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
+
+
+class Saved:
+    """The storages that the graph keeps for its backward pass, parameters left out."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.storages: dict[int, torch.UntypedStorage] = {}
+
+    def pack(self, tensor: Tensor) -> Tensor:
+        """Notes a tensor that is being kept."""
+        storage = local(tensor).untyped_storage()
+        # Whole parameters come and go with their layer: what is one is seen while it is there.
+        parameters = {local(parameter).untyped_storage().data_ptr() for parameter in self.model.parameters()}
+        if storage.data_ptr() not in parameters:
+            self.storages.setdefault(storage.data_ptr(), storage)
+        return tensor
+
+    def bytes(self) -> int:
+        """The bytes of all of them."""
+        return sum(storage.nbytes() for storage in self.storages.values())
+
+
+def measure(strategy: str, shape: dict[str, Any], batch: tuple[int, int]) -> dict[str, int]:
+    """Trains one step and measures."""
+    config = ModelConfig(**shape)
+    spread_model = spread(strategy, config, seed=1, precision="fp32", device=torch.device("cpu"))
+    model = spread_model.model
+    optimizer = build_optimizer(model.named_parameters(), lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
+    held = nbytes(spread_model.parameters())
+    tokens = torch.randint(0, config.vocab_size, batch)
+    labels = torch.randint(0, config.vocab_size, batch)
+    positions = torch.arange(batch[1]).expand(batch)
+    saved = Saved(model)
+    with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
+        loss = sample_losses(model(tokens, positions), labels).sum()
+    kept = saved.bytes()
+    loss.backward()  # type: ignore[no-untyped-call]
+    gradients = [parameter.grad for parameter in spread_model.parameters() if parameter.grad is not None]
+    optimizer.step()
+    moments = [value for state in optimizer.state.values() for value in state.values() if value.dim() > 0]
+    return {
+        "parameters": held,
+        "gradients": sum(local(gradient).numel() * 4 for gradient in gradients),
+        "optimizer": nbytes(moments),
+        "saved": kept,
+    }
+
+
+def main() -> None:
+    """Joins the world, measures, prints."""
+    request = json.loads(sys.argv[1])
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=request["rendezvous"], rank=request["rank"], world_size=request["world"]
+    )
+    try:
+        batch = (request["micro_batch"], request["sequence_length"])
+        print(json.dumps([measure(strategy, shape, batch) for strategy, shape in request["cases"]]), flush=True)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

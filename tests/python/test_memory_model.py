@@ -1,0 +1,187 @@
+"""The memory model against the bytes of tensors that small models really hold on the CPU, in fp32."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+from eagleray import _core
+from eagleray.train.model import Llama, num_parameters, sample_losses
+from eagleray.train.model_config import ModelConfig
+from package import PYTHON
+
+# What the model promises: docs/memory.md.
+TOLERANCE = 0.10
+
+STRATEGIES = ["ddp", "fsdp2"]
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "grouped and tied": {
+        "vocab_size": 512,
+        "hidden_size": 192,
+        "intermediate_size": 512,
+        "num_layers": 4,
+        "num_heads": 6,
+        "num_kv_heads": 2,
+        "tie_embeddings": True,
+    },
+    "whole heads": {
+        "vocab_size": 1000,
+        "hidden_size": 128,
+        "intermediate_size": 352,
+        "num_layers": 3,
+        "num_heads": 4,
+        "num_kv_heads": 4,
+        "tie_embeddings": False,
+    },
+}
+
+
+def planned(model: dict[str, Any], layout: dict[str, Any], world: int, **changes: Any) -> dict[str, Any]:
+    """What the model says of the fullest device."""
+    setting = {
+        "layout": layout,
+        "world": world,
+        "sequence_length": 128,
+        "micro_batch": 2,
+        "precision": "fp32",
+        "device": "cpu",
+    }
+    memory: dict[str, Any] = json.loads(
+        _core.plan_memory(json.dumps({"model": model, "setting": setting | changes}))
+    )
+    return memory
+
+
+def at(memory: dict[str, Any], moment: str) -> dict[str, int]:
+    """The terms of one moment."""
+    return next(usage["terms"] for usage in memory["moments"] if usage["moment"] == moment)
+
+
+def near(planned_bytes: int, held_bytes: int) -> None:
+    """Both agree within the tolerance."""
+    assert abs(planned_bytes / held_bytes - 1) <= TOLERANCE, f"planned {planned_bytes}, held {held_bytes}"
+
+
+@pytest.fixture(scope="module", params=[1, 2])
+def held(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, list[Any]]:
+    """A world, and what each of its ranks held of every shape under every strategy."""
+    world = request.param
+    asked = {
+        "world": world,
+        "rendezvous": (tmp_path_factory.mktemp("world") / "rendezvous").as_uri(),
+        "cases": [[strategy, shape] for strategy in STRATEGIES for shape in SHAPES.values()],
+        "sequence_length": 128,
+        "micro_batch": 2,
+    }
+    script = Path(__file__).parent / "held_memory.py"
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, str(script), json.dumps(asked | {"rank": rank})],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(PYTHON)},
+        )
+        for rank in range(world)
+    ]
+    printed = [rank.communicate()[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0] * world
+    return world, [json.loads(text) for text in printed]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("shape", list(SHAPES))
+def test_every_term_is_what_ranks_hold(shape: str, strategy: str, held: tuple[int, list[Any]]) -> None:
+    world, ranks = held
+    case = STRATEGIES.index(strategy) * len(SHAPES) + list(SHAPES).index(shape)
+    terms = at(planned(SHAPES[shape], {"kind": strategy}, world), "loss")
+    for term in ("parameters", "gradients", "optimizer"):
+        near(terms[term], max(rank[case][term] for rank in ranks))
+    near(terms["activations"] + terms["logits"], max(rank[case]["saved"] for rank in ranks))
+
+
+@pytest.mark.parametrize("shape", list(SHAPES))
+def test_parameters_are_counted_exactly(shape: str) -> None:
+    for changes in ({}, {"tie_embeddings": not SHAPES[shape]["tie_embeddings"]}, {"num_layers": 1}, {"num_heads": 8}):
+        model = SHAPES[shape] | changes
+        assert planned(model, {"kind": "ddp"}, 1)["parameters"] == num_parameters(ModelConfig(**model))
+
+
+class Alive(TorchDispatchMode):
+    """Notes every storage that an operation makes, and tells which of them live on."""
+
+    def __init__(self, model: Llama) -> None:
+        super().__init__()
+        self.parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+        self.made: dict[StorageWeakRef, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for value in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(value, Tensor):
+                storage = value.untyped_storage()
+                if storage.data_ptr() not in self.parameters:
+                    self.made.setdefault(StorageWeakRef(storage), storage.nbytes())
+        return out
+
+    def bytes(self) -> int:
+        """The bytes of storages that something still holds."""
+        return sum(size for storage, size in self.made.items() if not storage.expired())
+
+
+def every_second_product() -> Any:
+    """torch's selective checkpointing: attention and every second matrix product are kept."""
+    seen = 0
+    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+
+    def policy(context: Any, operation: Any, *_: Any, **__: Any) -> CheckpointPolicy:
+        nonlocal seen
+        if operation == torch.ops.aten.mm.default and not context.is_recompute:
+            seen += 1
+            return CheckpointPolicy.MUST_SAVE if seen % 2 == 1 else CheckpointPolicy.PREFER_RECOMPUTE
+        return CheckpointPolicy.MUST_SAVE if operation == attention else CheckpointPolicy.PREFER_RECOMPUTE
+
+    return create_selective_checkpoint_contexts(policy)
+
+
+@pytest.mark.parametrize("recompute", ["none", "selective", "full"])
+@pytest.mark.parametrize("shape", list(SHAPES))
+def test_what_lives_after_the_forward_pass_is_what_each_recomputation_keeps(shape: str, recompute: str) -> None:
+    config = ModelConfig(**SHAPES[shape])
+    model = Llama(config)
+    for layer in model.layers:
+        if recompute == "full":
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+        elif recompute == "selective":
+            layer.forward = partial(
+                checkpoint, layer.forward, use_reentrant=False, context_fn=every_second_product
+            )
+    tokens = torch.randint(0, config.vocab_size, (2, 128))
+    labels = torch.randint(0, config.vocab_size, (2, 128))
+    positions = torch.arange(128).expand(2, 128)
+    with Alive(model) as alive:
+        loss = sample_losses(model(tokens, positions), labels).sum()
+        held = alive.bytes()
+    assert loss.requires_grad
+    terms = at(planned(SHAPES[shape], {"kind": "ddp"}, 1, recompute=recompute), "loss")
+    near(terms["activations"] + terms["logits"], held)
+
+
+def test_what_no_world_can_run_is_refused_with_the_nearest_that_can() -> None:
+    mesh = {"kind": "mesh", "pp": 1, "dp_replicate": 1, "dp_shard": 1, "cp": 1, "tp": 4}
+    with pytest.raises(_core.InvalidError) as refused:
+        planned(SHAPES["grouped and tied"], mesh, 4)
+    assert refused.value.message == "`tp` 4 does not divide the model's 2 key heads"
+    assert refused.value.hint == "nearest `tp: 2`"
