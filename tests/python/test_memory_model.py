@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
@@ -22,8 +23,8 @@ from eagleray.train.model import Llama, num_parameters, sample_losses
 from eagleray.train.model_config import ModelConfig
 from package import PYTHON
 
-# What the model promises: docs/memory.md.
-TOLERANCE = 0.10
+# docs/memory.md promises 10 % for any model; for this one the formulas are met to a few bytes in ten thousand.
+TOLERANCE = 0.01
 
 STRATEGIES = ["ddp", "fsdp2"]
 
@@ -59,9 +60,7 @@ def planned(model: dict[str, Any], layout: dict[str, Any], world: int, **changes
         "precision": "fp32",
         "device": "cpu",
     }
-    memory: dict[str, Any] = json.loads(
-        _core.plan_memory(json.dumps({"model": model, "setting": setting | changes}))
-    )
+    memory: dict[str, Any] = json.loads(_core.plan_memory(json.dumps({"model": model, "setting": setting | changes})))
     return memory
 
 
@@ -165,9 +164,7 @@ def test_what_lives_after_the_forward_pass_is_what_each_recomputation_keeps(shap
         if recompute == "full":
             layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
         elif recompute == "selective":
-            layer.forward = partial(
-                checkpoint, layer.forward, use_reentrant=False, context_fn=every_second_product
-            )
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, context_fn=every_second_product)
     tokens = torch.randint(0, config.vocab_size, (2, 128))
     labels = torch.randint(0, config.vocab_size, (2, 128))
     positions = torch.arange(128).expand(2, 128)
@@ -177,6 +174,53 @@ def test_what_lives_after_the_forward_pass_is_what_each_recomputation_keeps(shap
     assert loss.requires_grad
     terms = at(planned(SHAPES[shape], {"kind": "ddp"}, 1, recompute=recompute), "loss")
     near(terms["activations"] + terms["logits"], held)
+
+
+def traced_on_a_gpu(model: dict[str, Any], parameters: torch.dtype) -> int:
+    """Bytes that the graph of a step keeps with the kernels of a GPU: tensors have shapes and no memory."""
+    storages: dict[int, torch.UntypedStorage] = {}
+    known: set[int] = set()
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in known:
+            storages.setdefault(storage._cdata, storage)
+        return tensor
+
+    # Fake tensors have no kernels to choose among: attention is what a GPU would choose.
+    def attention(query: Tensor, key: Tensor, value: Tensor, **_: Any) -> Tensor:
+        flash = torch.ops.aten._scaled_dot_product_flash_attention
+        cast = (tensor.to(torch.bfloat16) for tensor in (query, key, value))
+        out: Tensor = flash(*cast, 0.0, True)[0]
+        return out
+
+    with pytest.MonkeyPatch.context() as patch, FakeTensorMode(), torch.device("cuda"):
+        patch.setattr("torch.nn.functional.scaled_dot_product_attention", attention)
+        patch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
+        patch.setattr("torch.cuda.is_bf16_supported", lambda *_, **__: True)
+        torch.set_default_dtype(parameters)
+        try:
+            llama = Llama(ModelConfig(**model))
+        finally:
+            torch.set_default_dtype(torch.float32)
+        known.update(parameter.untyped_storage()._cdata for parameter in llama.parameters())
+        tokens, labels, positions = (torch.zeros((2, 128), dtype=torch.long) for _ in range(3))
+        precision = torch.autocast("cuda", torch.bfloat16, enabled=parameters == torch.float32)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), precision:
+            sample_losses(llama(tokens, positions), labels).sum()
+        return sum(storage.nbytes() for storage in storages.values())
+
+
+@pytest.mark.parametrize("shape", list(SHAPES))
+def test_a_gpu_s_graph_in_bf16_keeps_what_the_model_says(shape: str) -> None:
+    def terms(strategy: str) -> dict[str, int]:
+        return at(planned(SHAPES[shape], {"kind": strategy}, 2, precision="bf16", device="gpu"), "loss")
+
+    # Parameters in bf16 are what `fsdp2` computes with; autocast's copies of weights are kept by the graph.
+    cast, autocast = terms("fsdp2"), terms("ddp")
+    near(cast["activations"] + cast["logits"], traced_on_a_gpu(SHAPES[shape], torch.bfloat16))
+    kept = autocast["activations"] + autocast["logits"] + autocast["gathered"]
+    near(kept, traced_on_a_gpu(SHAPES[shape], torch.float32))
 
 
 def test_what_no_world_can_run_is_refused_with_the_nearest_that_can() -> None:

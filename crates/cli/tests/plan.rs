@@ -121,3 +121,14 @@ fn the_json_of_a_row_sums_up() {
         assert_eq!(peak["bytes"], sum);
     }
 }
+
+#[test]
+fn every_spec_in_the_documents_fits_its_accelerators() {
+    let text = include_str!("../../../docs/run-spec.md");
+    let folder = tempfile::tempdir().unwrap();
+    for block in text.split("\n```yaml\n").skip(1) {
+        std::fs::write(folder.path().join("run.yaml"), block.split("\n```").next().unwrap()).unwrap();
+        let shown = shown(folder.path(), &["check", "run.yaml"]);
+        assert!(shown.starts_with("exit 0"), "{shown}");
+    }
+}

@@ -63,6 +63,7 @@ struct Sizes {
     /// Residual stream: autocast leaves it in fp32, FSDP2's cast parameters bring it to the computation's.
     r: f64,
     tp: f64,
+    autocast: bool,
     cpu: bool,
 }
 
@@ -85,6 +86,7 @@ impl Sizes {
             c,
             r: if autocast { FP32 } else { c },
             tp: axes.tp as f64,
+            autocast,
             cpu: setting.device == Device::Cpu,
         }
     }
@@ -95,12 +97,16 @@ impl Sizes {
         (self.r * self.h + normalised + FP32) / self.tp
     }
 
-    /// Nothing computed again:
-    /// `2(rh + 4)/tp + 2ch + (c(2q + 2k + 4f) + 4a)/tp`. What norms give is whole on every part of a
-    /// tensor: it is gathered for the products, and they keep it.
+    /// What both norms give, `2ch`: whole on every part of a tensor, gathered for the products that keep it.
+    /// Autocast casts it for each of the five products on its own: `5ch`.
+    fn normalised(&self) -> f64 {
+        (if self.autocast { 5.0 } else { 2.0 }) * self.c * self.h
+    }
+
+    /// Nothing computed again: `2(rh + 4)/tp + 2ch + (c(2q + 2k + 4f) + 4a)/tp`.
     fn none(&self) -> f64 {
         let inner = self.c * (2.0 * self.q + 2.0 * self.k + 4.0 * self.f) + FP32 * self.a;
-        2.0 * self.norm() + 2.0 * self.c * self.h + inner / self.tp
+        2.0 * self.norm() + self.normalised() + inner / self.tp
     }
 
     /// The layer's input, what attention gives, and every second matrix product: queries, values, the

@@ -29,8 +29,8 @@
 //!     recompute: Recompute::Full,
 //!     device: Default::default(),
 //! };
-//! let gib = memory(&shape, &setting).unwrap().peak.bytes >> 30;
-//! assert_eq!(gib, 24);
+//! let peak = memory(&shape, &setting).unwrap().peak;
+//! assert_eq!(peak.bytes >> 30, 23);
 //! ```
 //!
 //! Map: [`Shape`] parameters of a model and of parts of it · [`Setting`] what memory depends on ·

@@ -23,7 +23,7 @@ pub(crate) struct Plan {
     /// The run spec
     #[arg(value_name = "RUN.YAML", required_unless_present = "model")]
     path: Option<PathBuf>,
-    /// Override one value of the spec, such as train.micro_batch=4; may be repeated
+    /// Override one value of the spec, such as train.steps=200; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
     /// The memory of a device, term by term

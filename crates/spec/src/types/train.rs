@@ -80,7 +80,7 @@ impl Default for Strategy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum NamedStrategy {
-    /// `ddp` where the model fits one device, else `fsdp2`.
+    /// The simplest that fits the accelerators; without known ones `ddp` for small models, else `fsdp2`.
     Auto,
     /// Every worker holds the whole model.
     Ddp,
