@@ -21,6 +21,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 from eagleray import _core
 from eagleray.train.model import Llama, num_parameters, sample_losses
 from eagleray.train.model_config import ModelConfig
+from eagleray.train.strategy import build_optimizer
 from package import PYTHON
 
 # docs/memory.md promises 10 % for any model; for this one the formulas are met to a few bytes in ten thousand.
@@ -221,6 +222,38 @@ def test_a_gpu_s_graph_in_bf16_keeps_what_the_model_says(shape: str) -> None:
     near(cast["activations"] + cast["logits"], traced_on_a_gpu(SHAPES[shape], torch.bfloat16))
     kept = autocast["activations"] + autocast["logits"] + autocast["gathered"]
     near(kept, traced_on_a_gpu(SHAPES[shape], torch.float32))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_allocator_of_a_gpu_peaks_where_the_model_says() -> None:
+    model = SHAPES["whole heads"] | {
+        "vocab_size": 50_257,
+        "hidden_size": 768,
+        "intermediate_size": 2048,
+        "num_layers": 12,
+        "num_heads": 12,
+        "num_kv_heads": 12,
+    }
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    with torch.device("cuda"):
+        llama = Llama(ModelConfig(**model))
+        tokens = torch.randint(0, 50_257, (4, 1024))
+        positions = torch.arange(1024).expand(4, 1024)
+    parameters = llama.named_parameters()
+    optimizer = build_optimizer(parameters, lr=1e-4, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
+    for _ in range(2):
+        # Of the second step: only then are there moments, and gradients that the next micro batch adds to.
+        torch.cuda.reset_peak_memory_stats()
+        for _ in range(2):
+            with torch.autocast("cuda", torch.bfloat16):
+                losses = sample_losses(llama(tokens, positions), tokens)
+            losses.sum().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    held = torch.cuda.max_memory_allocated() - before
+    batch = {"sequence_length": 1024, "micro_batch": 4, "precision": "bf16", "device": "gpu"}
+    wanted = planned(model, {"kind": "ddp"}, 1, **batch)["peak"]["bytes"]
+    assert abs(wanted / held - 1) <= 0.10, f"planned {wanted}, held {held}"
 
 
 def test_what_no_world_can_run_is_refused_with_the_nearest_that_can() -> None:

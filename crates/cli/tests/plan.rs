@@ -111,6 +111,15 @@ fn what_plan_does_not_know_is_refused_by_name() {
 }
 
 #[test]
+fn what_belongs_to_presets_is_refused_beside_a_spec() {
+    let folder = spec(&[]);
+    for option in ["--workers=4", "--micro-batch=2", "--vocab-size=7", "--sequence-length=9", "--model=8b"] {
+        let shown = shown(folder.path(), &["plan", "--memory", "run.yaml", option]);
+        assert!(shown.contains("cannot be used with"), "{shown}");
+    }
+}
+
+#[test]
 fn the_json_of_a_row_sums_up() {
     let table = &json(&["plan", "--memory", "--model", "8b", "--format", "json"])["memory"][0];
     assert_eq!(table["parameters"], 8_030_261_248_u64);

@@ -36,16 +36,16 @@ pub(crate) struct Plan {
     #[arg(long, value_name = "NAME")]
     accelerator: Option<String>,
     /// The vocabulary of a preset [default: the published model's]
-    #[arg(long)]
+    #[arg(long, conflicts_with = "path")]
     vocab_size: Option<u32>,
     /// The workers of a preset's table
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 8, conflicts_with = "path")]
     workers: u32,
     /// The tokens of a preset's samples
-    #[arg(long, default_value_t = 4096)]
+    #[arg(long, default_value_t = 4096, conflicts_with = "path")]
     sequence_length: u32,
     /// The samples a worker takes through a preset at once
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, conflicts_with = "path")]
     micro_batch: u32,
 }
 
