@@ -101,6 +101,19 @@ fn impossible_meshes_are_refused_with_the_nearest_legal_ones() {
 }
 
 #[test]
+fn a_preset_s_mesh_is_shown_or_refused_like_a_spec_s() {
+    let folder = tempfile::tempdir().unwrap();
+    let with = |strategy: &str, workers: &str| {
+        let preset = ["plan", "--memory", "--model", "70b", "--accelerator", "H100"];
+        shown(folder.path(), &[&preset[..], &["--strategy", strategy, "--workers", workers]].concat())
+    };
+    insta::assert_snapshot!("plan_preset_mesh", with("{pp: 4, dp_shard: 4, tp: 8}", "128"));
+    insta::assert_snapshot!("plan_preset_refused", with("{dp_shard: 3, tp: 8}", "64"));
+    assert!(with("fsdp", "8").contains("is not a strategy"));
+    assert!(with("auto", "8").starts_with("exit 1"));
+}
+
+#[test]
 fn what_plan_does_not_know_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     for arguments in [["--model", "9b"], ["--accelerator", "H900"]] {

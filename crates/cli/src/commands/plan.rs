@@ -8,7 +8,7 @@ use eagleray_plan::accelerator::{ACCELERATORS, Accelerator, Node, accelerator};
 use eagleray_plan::{
     Choice, Device, Layout, Memory, Planned, Recompute, Setting, Shape, Situation, Term, fewest, memory,
 };
-use eagleray_spec::types::{Precision, model};
+use eagleray_spec::types::{Precision, Strategy, model};
 use serde_json::{Value, json};
 
 use super::SpecArgs;
@@ -32,6 +32,9 @@ pub(crate) struct Plan {
     /// A preset instead of a spec, such as 7b, 13b or 70b; may be repeated
     #[arg(long, value_name = "NAME", conflicts_with_all = ["path", "overrides"])]
     model: Vec<String>,
+    /// A preset's strategy, such as zero3 or '{dp_shard: 8, tp: 4}' [default: ddp, fsdp2 and zero3]
+    #[arg(long, conflicts_with = "path")]
+    strategy: Option<Strategy>,
     /// The accelerator, such as A100-80 [default: the spec's, or all the usual ones]
     #[arg(long, value_name = "NAME")]
     accelerator: Option<String>,
@@ -110,7 +113,14 @@ impl Plan {
         };
         let accelerators = chosen.map_or_else(|| ACCELERATORS.to_vec(), |one| vec![one]);
         let mut rows = Vec::new();
-        for layout in [Layout::Ddp, Layout::Fsdp2, Layout::Zero3] {
+        let layouts = match self.strategy {
+            None => vec![Layout::Ddp, Layout::Fsdp2, Layout::Zero3],
+            Some(strategy) => vec![Layout::of(strategy).ok_or_else(|| {
+                Error::invalid("`auto` of a preset is shown as its fewest workers")
+                    .with_hint("leave `--strategy` out, or name one")
+            })?],
+        };
+        for layout in layouts {
             rows.extend(rows_of(&shape, &Setting { layout, ..setting })?);
         }
         let mut least = Vec::new();

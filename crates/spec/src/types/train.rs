@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use eagleray_base::Error;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
@@ -68,6 +69,19 @@ pub enum Strategy {
     Named(NamedStrategy),
     /// By the axes of a mesh.
     Mesh(Mesh),
+}
+
+impl std::str::FromStr for Strategy {
+    type Err = Error;
+
+    /// As a spec writes it: a name, or a mesh such as `{dp_shard: 8, tp: 4}`.
+    fn from_str(text: &str) -> Result<Self, Error> {
+        serde_saphyr::from_str(text).map_err(|_| {
+            Error::invalid(format!("`{text}` is not a strategy")).with_hint(
+                "write `ddp`, `fsdp2`, `zero3`, or a mesh of `pp`, `dp_replicate`, `dp_shard`, `cp`, `tp` such as `{dp_shard: 8, tp: 4}`",
+            )
+        })
+    }
 }
 
 impl Default for Strategy {
