@@ -32,7 +32,7 @@ pub(crate) struct Plan {
     /// A preset instead of a spec, such as 7b, 13b or 70b; may be repeated
     #[arg(long, value_name = "NAME", conflicts_with_all = ["path", "overrides"])]
     model: Vec<String>,
-    /// A preset's strategy, such as zero3 or '{dp_shard: 8, tp: 4}' [default: ddp, fsdp2 and zero3]
+    /// A preset's strategy, such as zero3 or '{pp: 2, tp: 4}' [default: ddp, fsdp2 and zero3]
     #[arg(long, conflicts_with = "path")]
     strategy: Option<Strategy>,
     /// The accelerator, such as A100-80 [default: the spec's, or all the usual ones]
