@@ -84,8 +84,8 @@ def stages(runners: Runners) -> list[Stage]:
         Stage(name="wheel", budget_s=300, body=build.install),
         Stage(name="types", budget_s=60, body=checks.types),
         Stage(name="rust tests", budget_s=300, body=lambda: runners.run("rust")),
-        Stage(name="python tests", budget_s=360, body=lambda: runners.run("python")),
-        Stage(name="quickstart", budget_s=140, body=_quickstart),
+        Stage(name="python tests", budget_s=1140, body=lambda: runners.run("python")),
+        Stage(name="quickstart", budget_s=180, body=_quickstart),
     ]
 
 
