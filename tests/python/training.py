@@ -32,7 +32,7 @@ WORDS = "the ray glides over warm sand and hides from the shark in a cloud of si
 
 @dataclass(frozen=True)
 class Corpus:
-    """Text, held-out text and a tokenizer in one folder; `built` is shared by every run of a session."""
+    """Text, held-out text and a tokenizer in one folder; `built` is shared by every run of the tests."""
 
     root: Path
 
