@@ -5,25 +5,10 @@
 use std::process::Command;
 
 use assert_cmd::cargo::cargo_bin;
+use common::shown;
 use serde_json::Value;
 
-/// Exit code, stdout and stderr.
-fn shown(folder: &std::path::Path, arguments: &[&str]) -> String {
-    let output = Command::new(cargo_bin("eagleray"))
-        .current_dir(folder)
-        .args(arguments)
-        .env_remove("EAGLERAY_PYTHON")
-        .env("COLUMNS", "100")
-        .output()
-        .unwrap();
-    let text = format!(
-        "exit {}\n--- stdout\n{}--- stderr\n{}",
-        output.status.code().unwrap_or(-1),
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    text.replace(&folder.canonicalize().unwrap().display().to_string(), "[folder]")
-}
+mod common;
 
 fn json(arguments: &[&str]) -> Value {
     let output = Command::new(cargo_bin("eagleray")).args(arguments).output().unwrap();

@@ -32,7 +32,7 @@ from .console import Console
 from .datasets import ensure_datasets
 from .ledger import Clock
 from .plan import Plan, plan_from
-from .resume import newest, newest_fitting
+from .resume import newest, newest_fitting, superseded
 
 POLL_SECONDS = 0.5
 # Ranks notice a lost peer by its closed socket; this only bounds a peer that hangs without dying.
@@ -219,9 +219,7 @@ class _Attempt:
         while fit.is_alive():
             fit.join(POLL_SECONDS)
             if self.heartbeat.superseded():
-                self.error = _core.ConflictError(
-                    f"attempt {self.attempt} was superseded: a newer attempt has claimed `{self.plan.store}`"
-                )
+                self.error = superseded(self.plan.store, self.attempt)
                 return
             if self.stop.count > asked:
                 asked = self.stop.count

@@ -22,7 +22,7 @@ from eagleray import _core
 
 from .context import Batch, BatchStream, Context, Tensors, batch_digests, slice_of
 from .ledger import StepWatch
-from .resume import newest_fitting
+from .resume import newest_fitting, superseded
 from .saver import Saver
 from .strategy import build_optimizer, spread
 from .totals import Totals
@@ -80,9 +80,7 @@ class Loop:
         while self.step < plan.steps:
             totals = self.run_step()
             if totals.superseded:
-                raise _core.ConflictError(
-                    f"attempt {self.context.attempt} was superseded: a newer attempt has claimed `{plan.store}`"
-                )
+                raise superseded(plan.store, self.context.attempt)
             validate(self.context, self.spread, self.step)
             if totals.save_failed:
                 self.saver.collect()

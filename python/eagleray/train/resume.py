@@ -18,6 +18,11 @@ def newest(store_url: str) -> dict[str, Any] | None:
     return None if text is None else json.loads(text)
 
 
+def superseded(store_url: str, attempt: int) -> _core.ConflictError:
+    """What an attempt ends with that has found a newer one's claim."""
+    return _core.ConflictError(f"attempt {attempt} was superseded: a newer attempt has claimed `{store_url}`")
+
+
 def newest_fitting(plan: Plan) -> dict[str, Any] | None:
     """The newest commit, checked to be of this plan's model, order and datasets.
 
