@@ -28,7 +28,7 @@ def formatted(write: bool = False) -> None:
 
 def clippy() -> None:
     """No warning in any target of the workspace."""
-    build.cargo(["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])
+    build.cargo(["clippy", "--release", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])
 
 
 def ruff() -> None:
@@ -47,7 +47,7 @@ def types() -> None:
 
 def tidy() -> None:
     """The rules of the repository that no lint knows."""
-    build.cargo(["run", "--quiet", "--locked", "-p", "xtask", "--", "tidy"])
+    build.cargo(["run", "--release", "--quiet", "--locked", "-p", "xtask", "--", "tidy"])
 
 
 def licences() -> None:

@@ -38,7 +38,7 @@ def rust(arguments: Sequence[str]) -> str:
     fetch = [str(environment.ensure()), str(CLONE / "benches/fetch.py"), "tokenizers"]
     subprocess.run(fetch, env=environment.environment(), check=False)
     with build.owned_target():
-        command = ["cargo", "test", "--workspace", "--locked", "--no-fail-fast", *arguments]
+        command = ["cargo", "test", "--release", "--workspace", "--locked", "--no-fail-fast", *arguments]
         status, lines = teed(command, build.cargo_environment())
     counts = [tuple(map(int, found.groups())) for found in map(RUST_RESULT.match, lines) if found]
     passed, failed, ignored = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0, 0)

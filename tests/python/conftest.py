@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 import seaweed
-from training import Corpus, Run, make_corpus, spec_text
+from ranks import Ranks
+from training import Corpus, Run, Trained, make_corpus, spec_text, train_in
 
 # Whoever runs the tests in the background may have them ignore interrupts, and what they start inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -63,6 +64,21 @@ def undisturbed(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 @pytest.fixture(scope="session")
+def ranks() -> Iterator[Ranks]:
+    """Processes to make worlds of, for what needs ranks and no Ray."""
+    pool = Ranks()
+    yield pool
+    pool.end()
+
+
+@pytest.fixture(scope="session")
+def replicas(corpus: Corpus, ranks: Ranks, undisturbed: Run, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A short run of two replicas without Ray: what every other strategy and world must equal."""
+    del undisturbed  # It has built the datasets.
+    return train_in(ranks, 2, make_run(corpus, tmp_path_factory.mktemp("replicas"), steps=SHORT_STEPS))
+
+
+@pytest.fixture(scope="session")
 def server() -> Iterator[seaweed.S3Server]:
     """One S3 server for all tests; each file of them writes below a prefix of its own."""
     if seaweed.find_weed() is None:
@@ -82,3 +98,4 @@ def s3(server: seaweed.S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
 
 # Long enough that a test can strike in the middle of it, on a machine that starts Ray in ten seconds.
 SURVIVAL_STEPS = 300
+SHORT_STEPS = 60

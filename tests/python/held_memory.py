@@ -1,13 +1,7 @@
-"""One rank that trains small models for a step and prints, as JSON, the bytes of the tensors that it held.
-
-Started as a process of its own, with a request as JSON: `rank`, `world`, `rendezvous`, `sequence_length`,
-`micro_batch`, and `cases`, pairs of a strategy and a model's shape.
-"""
+"""One rank that trains small models for a step and tells the bytes of the tensors that it held."""
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -55,6 +49,13 @@ class Saved:
         return sum(storage.nbytes() for storage in self.storages.values())
 
 
+def measure_all(
+    _rank: int, _world: int, cases: list[tuple[str, dict[str, Any]]], batch: tuple[int, int]
+) -> list[dict[str, int]]:
+    """Measures each pair of a strategy and a model's shape, with batches of (samples, sequence length)."""
+    return [measure(strategy, shape, batch) for strategy, shape in cases]
+
+
 def measure(strategy: str, shape: dict[str, Any], batch: tuple[int, int]) -> dict[str, int]:
     """Trains one step and measures."""
     config = ModelConfig(**shape)
@@ -79,21 +80,3 @@ def measure(strategy: str, shape: dict[str, Any], batch: tuple[int, int]) -> dic
         "optimizer": nbytes(moments),
         "saved": kept,
     }
-
-
-def main() -> None:
-    """Joins the world, measures, prints."""
-    request = json.loads(sys.argv[1])
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=request["rendezvous"], rank=request["rank"], world_size=request["world"]
-    )
-    try:
-        batch = (request["micro_batch"], request["sequence_length"])
-        print(json.dumps([measure(strategy, shape, batch) for strategy, shape in request["cases"]]), flush=True)
-    finally:
-        torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()

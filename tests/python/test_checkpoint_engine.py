@@ -4,43 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import socket
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+
+from ranks import Ranks, faults
 
 pytestmark = pytest.mark.timeout(180)
 COMMIT = {"position": 80, "spec_hash": "a" * 64, "order_hash": "b" * 64, "model_hash": "c" * 64, "stream_state": {}}
 COMMIT |= {"program": "0.1.0", "metadata": {}}
-
-
-def _port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _enter(rank: int, world: int, port: int, body: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=world)
-    try:
-        body(rank, world, *arguments)
-    finally:
-        dist.destroy_process_group()
-
-
-def in_world(world: int, body: Callable[..., None], *arguments: Any) -> None:
-    """Runs `body(rank, world, *arguments)` in a gloo world; a world of one is this process."""
-    if world == 1:
-        _enter(0, 1, _port(), body, arguments)
-        return
-    mp.spawn(_enter, args=(world, _port(), body, arguments), nprocs=world)
 
 
 def _build(kind: str, seed: int, steps: int) -> tuple[Any, torch.optim.Optimizer]:
@@ -118,12 +93,12 @@ def _load(rank: int, world: int, store: str, kind: str, expected: str) -> None:
 
 @pytest.mark.parametrize(("saver", "loader"), [(("fsdp2", 2), ("ddp", 1)), (("ddp", 1), ("fsdp2", 3))])
 def test_one_world_reads_bit_for_bit_what_another_wrote_and_shards_are_even(
-    saver: tuple[str, int], loader: tuple[str, int], tmp_path: Path
+    saver: tuple[str, int], loader: tuple[str, int], ranks: Ranks, tmp_path: Path
 ) -> None:
     store, expected = str(tmp_path / "store"), str(tmp_path / "expected.pt")
     _claim(store)
-    in_world(saver[1], _save, store, saver[0], expected)
-    in_world(loader[1], _load, store, loader[0], expected)
+    ranks.run(saver[1], _save, store, saver[0], expected)
+    ranks.run(loader[1], _load, store, loader[0], expected)
 
 
 def _load_rotten(rank: int, world: int, store: str, kind: str, expected: str, name: str) -> None:
@@ -134,10 +109,10 @@ def _load_rotten(rank: int, world: int, store: str, kind: str, expected: str, na
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
-def test_a_rotten_file_is_named_before_anything_of_it_is_read(damage: str, tmp_path: Path) -> None:
+def test_a_rotten_file_is_named_before_anything_of_it_is_read(damage: str, ranks: Ranks, tmp_path: Path) -> None:
     store, expected = str(tmp_path / "store"), str(tmp_path / "expected.pt")
     _claim(store)
-    in_world(1, _save, store, "ddp", expected)
+    ranks.run(1, _save, store, "ddp", expected)
     (victim,) = (tmp_path / "store").glob("checkpoints/*/*/*.distcp")
     content = bytearray(victim.read_bytes())
     if damage == "remove":
@@ -145,7 +120,7 @@ def test_a_rotten_file_is_named_before_anything_of_it_is_read(damage: str, tmp_p
     else:
         content[len(content) // 2] ^= 1
         victim.write_bytes(content if damage == "flip" else content[:-100])
-    in_world(1, _load_rotten, store, "ddp", expected, victim.name)
+    ranks.run(1, _load_rotten, store, "ddp", expected, victim.name)
 
 
 def _save_badly(rank: int, world: int, store: str) -> None:
@@ -153,20 +128,20 @@ def _save_badly(rank: int, world: int, store: str) -> None:
     from eagleray.checkpoint import CheckpointEngine
     from eagleray.train.state import save_state
 
-    os.environ["EAGLERAY_STORE_FAULTS"] = '{"put_error_every": 1, "match": ".distcp"}'
     built, optimizer = _build("ddp", 1, 1)
     engine = CheckpointEngine(_place(store, rank, world))
-    engine.save_async(save_state(built.model, optimizer), {"step": 10, "strategy": "ddp", **COMMIT})
-    with pytest.raises(_core.EagleRayError, match="distcp"):
-        engine.collect()
+    with faults(put_error_every=1, match=".distcp"):
+        engine.save_async(save_state(built.model, optimizer), {"step": 10, "strategy": "ddp", **COMMIT})
+        with pytest.raises(_core.EagleRayError, match="distcp"):
+            engine.collect()
     assert not engine.in_flight
     assert _core.newest(store) is None
 
 
-def test_a_save_that_the_store_refuses_raises_on_every_rank_and_commits_nothing(tmp_path: Path) -> None:
+def test_a_save_that_the_store_refuses_raises_on_every_rank_and_commits_nothing(ranks: Ranks, tmp_path: Path) -> None:
     store = str(tmp_path / "store")
     _claim(store)
-    in_world(2, _save_badly, store)
+    ranks.run(2, _save_badly, store)
 
 
 def test_any_state_of_tensors_and_plain_values_can_be_saved_and_loaded(tmp_path: Path) -> None:
@@ -185,4 +160,4 @@ def test_a_value_that_is_not_plain_is_refused_by_name(tmp_path: Path) -> None:
     from eagleray import InvalidError, checkpoint
 
     with pytest.raises(InvalidError, match="`hook` is a `function`"):
-        checkpoint.save({"hook": _port}, str(tmp_path / "state"))
+        checkpoint.save({"hook": _claim}, str(tmp_path / "state"))

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +18,8 @@ from eagleray import _core
 from eagleray.train.model import Llama, num_parameters, sample_losses
 from eagleray.train.model_config import ModelConfig
 from eagleray.train.strategy import build_optimizer
-from package import PYTHON
+from held_memory import measure_all
+from ranks import Ranks
 
 # docs/memory.md promises 10 % for any model; for this one the formulas are met to a few bytes in ten thousand.
 TOLERANCE = 0.01
@@ -76,29 +73,10 @@ def near(planned_bytes: int, held_bytes: int) -> None:
 
 
 @pytest.fixture(scope="module", params=[1, 2])
-def held(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, list[Any]]:
+def held(request: pytest.FixtureRequest, ranks: Ranks) -> tuple[int, list[Any]]:
     """A world, and what each of its ranks held of every shape under every strategy."""
-    world = request.param
-    asked = {
-        "world": world,
-        "rendezvous": (tmp_path_factory.mktemp("world") / "rendezvous").as_uri(),
-        "cases": [[strategy, shape] for strategy in STRATEGIES for shape in SHAPES.values()],
-        "sequence_length": 128,
-        "micro_batch": 2,
-    }
-    script = Path(__file__).parent / "held_memory.py"
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, str(script), json.dumps(asked | {"rank": rank})],
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"PYTHONPATH": str(PYTHON)},
-        )
-        for rank in range(world)
-    ]
-    printed = [rank.communicate()[0] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0] * world
-    return world, [json.loads(text) for text in printed]
+    cases = [(strategy, shape) for strategy in STRATEGIES for shape in SHAPES.values()]
+    return request.param, ranks.run(request.param, measure_all, cases, (2, 128))
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -85,7 +85,7 @@ def test_the_store_keeps_its_promises_on_s3_from_rust(server: seaweed.S3Server) 
     cargo = subprocess.run(["which", "cargo"], capture_output=True, check=False)
     if cargo.returncode != 0:
         pytest.skip("missing tool: cargo")
-    command = ["cargo", "test", "-q", "-p", "eagleray-store", "--lib", "s3_conforms"]
+    command = ["cargo", "test", "--release", "-q", "-p", "eagleray-store", "--lib", "s3_conforms"]
     environment = {**os.environ, **server.environment, "EAGLERAY_TEST_S3": f"s3://{seaweed.BUCKET}"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     print(done.stdout, done.stderr, file=sys.stderr)

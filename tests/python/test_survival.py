@@ -13,19 +13,19 @@ import pytest
 from conftest import SURVIVAL_STEPS
 from training import Driver, Run, wait_until
 
-EVERY = 10
 pytestmark = pytest.mark.timeout(900)
+# Steps between saves.
+EVERY = 10
 
 
 def steps_of_latest_save(run: Run) -> int:
     return max(run.commits(), default=0)
 
 
-def assert_equals_undisturbed(run: Run, undisturbed: Run, *, same_world: bool = True) -> None:
-    """Same samples, same tokens; and the same losses to five digits where the world is the same."""
+def assert_equals_undisturbed(run: Run, undisturbed: Run) -> None:
+    """Same samples, same tokens, and the same losses to five digits."""
     assert run.digests() == undisturbed.digests()
-    if same_world:
-        assert run.loss_drift(undisturbed) < 1e-5
+    assert run.loss_drift(undisturbed) < 1e-5
 
 
 def assert_recompute_is_in_the_ledger(run: Run) -> None:
@@ -42,15 +42,24 @@ def assert_recompute_is_in_the_ledger(run: Run) -> None:
     assert again <= interruptions * 2 * EVERY
 
 
-def test_a_killed_worker_is_replaced_and_training_goes_on_by_itself(
+def test_killed_workers_are_replaced_and_training_goes_on_by_itself(
     new_run: Callable[..., Run], undisturbed: Run
 ) -> None:
-    # Two blows with a step between them, and a budget of none: a run that gets on is not charged.
+    # A budget of none: a run that gets on between two blows is not charged for them.
     run = new_run(steps=SURVIVAL_STEPS, max_failures=0)
     driver = run.start()
-    for blow, saved in enumerate((50, 150)):
-        wait_until(lambda: steps_of_latest_save(run) >= saved and len(run.events("generation")) > blow, driver)  # noqa: B023
-        os.kill(driver.workers()[-1], signal.SIGKILL)
+    wait_until(lambda: steps_of_latest_save(run) >= 50, driver)
+    os.kill(driver.workers()[-1], signal.SIGKILL)
+    torn: list[Path] = []
+    for strike in range(3):
+        before, generations = steps_of_latest_save(run), strike + 2
+        wait_until(lambda: len(run.events("generation")) == generations and steps_of_latest_save(run) > before, driver)  # noqa: B023
+        save = _uncommitted(run, driver)
+        os.kill(driver.workers()[0], signal.SIGKILL)
+        torn += [save] if not (save / "COMMIT").exists() else []
+        if torn:
+            break
+    assert torn, "no blow fell into a save"
     assert driver.wait() == 0, driver.text()
     resumed = [event["step"] for event in run.steps() if event["generation"] == 1]
     assert resumed[0] > 50
@@ -59,26 +68,6 @@ def test_a_killed_worker_is_replaced_and_training_goes_on_by_itself(
     assert_recompute_is_in_the_ledger(run)
     causes = {event["cause"] for event in run.events("span")}
     assert {"detection", "reform", "load"} <= causes
-
-
-def test_a_worker_killed_in_the_middle_of_a_save_leaves_nothing_that_is_taken_for_whole(
-    new_run: Callable[..., Run], undisturbed: Run
-) -> None:
-    run = new_run(steps=SURVIVAL_STEPS)
-    driver = run.start()
-    torn: list[Path] = []
-    for strike in range(3):
-        generations = strike + 1
-        wait_until(lambda: len(run.events("generation")) == generations and run.commits(), driver)  # noqa: B023
-        save = _uncommitted(run, driver)
-        os.kill(driver.workers()[0], signal.SIGKILL)
-        torn += [save] if not (save / "COMMIT").exists() else []
-        if torn:
-            break
-    assert torn, "no blow fell into a save"
-    assert driver.wait() == 0, driver.text()
-    assert_equals_undisturbed(run, undisturbed)
-    assert_recompute_is_in_the_ledger(run)
 
 
 def _uncommitted(run: Run, driver: Driver) -> Path:
@@ -95,8 +84,8 @@ def _uncommitted(run: Run, driver: Driver) -> Path:
 def test_after_the_death_of_the_raylet_the_same_command_continues(
     new_run: Callable[..., Run], undisturbed: Run
 ) -> None:
-    # Workers train on without a raylet until Ray notices, about twenty seconds later: the run outlasts that.
-    run = new_run(steps=5 * SURVIVAL_STEPS)
+    # Workers train on without a raylet until Ray notices, some twenty seconds later: no run ends before that.
+    run = new_run(steps=1_000_000)
     driver = run.start()
     wait_until(lambda: steps_of_latest_save(run) >= 50, driver)
     os.kill(driver.pids(b"raylet/raylet")[0], signal.SIGKILL)
@@ -104,7 +93,10 @@ def test_after_the_death_of_the_raylet_the_same_command_continues(
     assert driver.wait() in (1, 2), driver.text()
     assert "the same command continues" in driver.text()
     driver.end()
-    again = run.finish()
+    again = run.start()
+    wait_until(lambda: run.steps()[-1]["attempt"] == 2 and max(run.history()) >= SURVIVAL_STEPS, again)
+    again.process.send_signal(signal.SIGTERM)
+    assert again.wait() == 130, again.text()
     assert "from step" in again.text()
     assert min(event["step"] for event in run.steps() if event["attempt"] == 2) > 50
     digests = run.digests()
@@ -118,25 +110,6 @@ def assert_recompute_is_in_the_ledger_of_attempts(run: Run) -> None:
     for event in run.steps():
         assert event["recompute"] or event["step"] not in seen
         seen.add(event["step"])
-
-
-def test_a_stopped_run_continues_in_another_world_with_the_same_samples(
-    new_run: Callable[..., Run], undisturbed: Run
-) -> None:
-    run = new_run(steps=SURVIVAL_STEPS)
-    driver = run.start()
-    wait_until(lambda: steps_of_latest_save(run) >= 50, driver)
-    driver.process.send_signal(signal.SIGTERM)
-    assert driver.wait() == 130, driver.text()
-    assert "resume with the same command" in driver.text()
-    stopped_at = steps_of_latest_save(run)
-    assert run.history()[stopped_at]["step"] == max(run.history())
-    wider = new_run("wider", steps=SURVIVAL_STEPS, workers=3, store=run.store)
-    wider.finish()
-    worlds = {event["world"] for event in wider.steps()}
-    assert worlds == {2, 3}
-    assert_equals_undisturbed(wider, undisturbed, same_world=False)
-    assert wider.loss_drift(undisturbed) < 1e-3
 
 
 def test_of_two_drivers_on_one_run_one_stops_and_says_so(new_run: Callable[..., Run], undisturbed: Run) -> None:

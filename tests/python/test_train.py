@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from conftest import SURVIVAL_STEPS
-from training import BATCH, SEQUENCE, Corpus, Run
+from conftest import SHORT_STEPS, SURVIVAL_STEPS
+from eagleray import _core
+from ranks import Ranks
+from training import BATCH, SEQUENCE, Corpus, Run, Trained, train_in
 
 pytestmark = pytest.mark.timeout(900)
-STEPS = 60
 
 
 def test_a_complete_run_learns_and_says_so_when_it_is_started_again(undisturbed: Run) -> None:
@@ -50,31 +51,33 @@ def test_each_step_counts_the_tokens_of_the_global_batch(undisturbed: Run) -> No
 
 
 def test_sharded_training_of_three_uneven_ranks_gives_the_losses_of_two_replicas(
-    new_run: Callable[..., Run], undisturbed: Run
+    new_run: Callable[..., Run], replicas: Trained, ranks: Ranks
 ) -> None:
-    sharded = new_run(steps=SURVIVAL_STEPS, strategy="fsdp2", workers=3)
-    sharded.finish()
+    sharded = train_in(ranks, 3, new_run(steps=SHORT_STEPS, strategy="fsdp2", workers=3))
     assert {event["world"] for event in sharded.steps()} == {3}
-    assert sharded.digests() == undisturbed.digests()
-    assert sharded.loss_drift(undisturbed) < 1e-5
+    assert sharded.digests() == replicas.digests()
+    assert sharded.loss_drift(replicas) < 1e-5
 
 
-def test_data_wait_rises_with_the_latency_of_the_store(new_run: Callable[..., Run], undisturbed: Run) -> None:
+def test_bf16_under_sharding_learns_what_fp32_learns(
+    new_run: Callable[..., Run], replicas: Trained, ranks: Ranks
+) -> None:
+    bf16 = train_in(ranks, 2, new_run(steps=SHORT_STEPS, strategy="fsdp2", precision="bf16"))
+    assert bf16.digests() == replicas.digests()
+    assert 1e-6 < bf16.loss_drift(replicas) < 0.05
+
+
+def test_data_wait_rises_with_the_latency_of_the_store(
+    new_run: Callable[..., Run], undisturbed: Run, ranks: Ranks
+) -> None:
     # At 50 ms a read, a rank reads fewer samples a second than it trains on; what was read ahead is used up soon.
-    slow = new_run(steps=SURVIVAL_STEPS)
-    slow.finish(EAGLERAY_STORE_FAULTS='{"get_latency_ms": 50, "match": ".bin"}')
-
-    def share(run: Run) -> float:
-        steps = run.events("step")
-        waited = sum(float(event["data_wait"]) for event in steps)
-        return waited / sum(float(event["end"]) - float(event["start"]) for event in steps)
-
-    assert share(slow) > 0.1 + share(undisturbed)
+    slow = train_in(ranks, 2, new_run(steps=SURVIVAL_STEPS), get_latency_ms=50, match=".bin")
+    assert slow.data_wait_share() > 0.1 + undisturbed.data_wait_share()
     assert slow.digests() == undisturbed.digests()
 
 
 def test_a_flipped_bit_in_a_shard_stops_the_run_and_names_the_place(
-    corpus: Corpus, undisturbed: Run, new_run: Callable[..., Run], tmp_path: Path
+    corpus: Corpus, undisturbed: Run, new_run: Callable[..., Run], ranks: Ranks, tmp_path: Path
 ) -> None:
     built = tmp_path / "built"
     shutil.copytree(corpus.built, built)
@@ -84,20 +87,15 @@ def test_a_flipped_bit_in_a_shard_stops_the_run_and_names_the_place(
         byte = shard.read(1)[0]
         shard.seek(2000)
         shard.write(bytes([byte ^ 1]))
-    run = new_run(steps=STEPS, built=built, workers=1)
-    driver = run.start()
-    assert driver.wait() == 1, driver.text()
-    assert shards[-1].name in driver.text()
-    assert "Traceback" not in driver.text()
-    assert len(run.events("generation")) <= 1
+    with pytest.raises(_core.CorruptError, match=shards[-1].name):
+        train_in(ranks, 2, new_run(steps=SHORT_STEPS, built=built))
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(new_run: Callable[..., Run]) -> None:
-    run = new_run(steps=STEPS, lr=1e30)
-    driver = run.start()
-    assert driver.wait() == 1, driver.text()
-    assert "is not finite at step" in driver.text()
-    assert "Traceback" not in driver.text()
+def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(
+    new_run: Callable[..., Run], undisturbed: Run, ranks: Ranks
+) -> None:
+    with pytest.raises(_core.InvalidError, match="is not finite at step"):
+        train_in(ranks, 2, new_run(steps=SHORT_STEPS, lr=1e30))
 
 
 def test_a_spec_with_another_model_or_order_may_not_continue_a_run(
@@ -153,17 +151,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_during_a_save_ends_the_run_with_one_clear_message(
     small_disk: Path, new_run: Callable[..., Run]
 ) -> None:
-    run = new_run(steps=STEPS, store=small_disk / "store", every="2 steps", workers=1)
+    run = new_run(steps=SHORT_STEPS, store=small_disk / "store", every="2 steps", workers=1)
     driver = run.start()
     assert driver.wait() == 1, driver.text()
     text = driver.text()
     assert "space" in text.lower()
     assert text.count("error: ") == 1
     assert "Traceback" not in text
-
-
-def test_bf16_under_sharding_learns_what_fp32_learns(new_run: Callable[..., Run], undisturbed: Run) -> None:
-    run = new_run(steps=SURVIVAL_STEPS, strategy="fsdp2", precision="bf16")
-    run.finish()
-    assert run.digests() == undisturbed.digests()
-    assert 1e-6 < run.loss_drift(undisturbed) < 0.05
+    # Trying again would not help.
+    assert len(run.events("generation")) <= 1

@@ -19,6 +19,7 @@ from typing import Any
 
 from eagleray import _core
 from package import PYTHON
+from ranks import Ranks, faults
 
 SEQUENCE = 32
 BATCH = 8
@@ -42,7 +43,7 @@ class Corpus:
 
 
 def make_corpus(root: Path) -> Corpus:
-    """A few hundred documents of a small vocabulary, the same every time."""
+    """A few hundred documents of a small vocabulary, the same every time; its datasets are not built."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     draw = random.Random(7)
@@ -170,8 +171,108 @@ def processes_with(variable: str, value: str) -> Iterator[tuple[int, bytes]]:
                 yield int(entry.name), (entry / "cmdline").read_bytes()
 
 
+class Account:
+    """What happened in training, told by its events."""
+
+    def all_events(self) -> list[dict[str, Any]]:
+        """Every event, in any order."""
+        raise NotImplementedError
+
+    def events(self, kind: str | None = None) -> list[dict[str, Any]]:
+        """Events of a kind, in order of time."""
+        found = sorted(self.all_events(), key=lambda event: event["t"])
+        return [event for event in found if kind is None or event["kind"] == kind]
+
+    def steps(self) -> list[dict[str, Any]]:
+        """Rank 0's steps, in order of time; steps done twice are there twice."""
+        return [event for event in self.events("step") if event["rank"] == 0]
+
+    def history(self) -> dict[int, dict[str, Any]]:
+        """The last word on each step."""
+        return {event["step"]: event for event in self.steps()}
+
+    def digests(self) -> dict[int, tuple[str, str]]:
+        """Order and token digest of each step; a step done twice must have had the same."""
+        seen: dict[int, tuple[str, str]] = {}
+        for event in self.steps():
+            pair = (event["order_digest"], event["token_digest"])
+            assert seen.setdefault(event["step"], pair) == pair, f"step {event['step']} was not the same twice"
+        return seen
+
+    def loss_drift(self, other: Account) -> float:
+        """The largest relative difference to another's loss at the same step; below 1e-5 is five digits."""
+        mine, theirs = self.history(), other.history()
+        assert mine.keys() == theirs.keys()
+        drift: float = max(abs(event["loss"] / theirs[step]["loss"] - 1) for step, event in mine.items())
+        return drift
+
+    def data_wait_share(self) -> float:
+        """The share of all ranks' steps that went by in wait for data."""
+        steps = self.events("step")
+        waited = sum(float(event["data_wait"]) for event in steps)
+        return waited / sum(float(event["end"]) - float(event["start"]) for event in steps)
+
+
 @dataclass
-class Run:
+class Trained(Account):
+    """What the loop told on every rank of a world without Ray."""
+
+    told: list[dict[str, Any]]
+
+    def all_events(self) -> list[dict[str, Any]]:
+        return self.told
+
+
+def train_in(ranks: Ranks, world: int, run: Run, **injected: Any) -> Trained:
+    """Trains a run, whose datasets are built, in a world of the pool; `injected` are faults of the stores."""
+    _core.claim(str(run.store), json.dumps({"host": "test", "pid": os.getpid()}))
+    resolved = json.loads(run.resolved.read_text(encoding="utf-8"))
+    return Trained([event for told in ranks.run(world, _train, resolved, injected) for event in told])
+
+
+def _train(rank: int, world: int, resolved: dict[str, Any], injected: dict[str, Any]) -> list[dict[str, Any]]:
+    import torch
+
+    from eagleray.train.console import Console
+    from eagleray.train.datasets import ensure_datasets
+    from eagleray.train.ledger import Clock, Reporter
+    from eagleray.train.loop import train
+    from eagleray.train.plan import plan_from
+    from eagleray.train.worker import surroundings_of
+
+    told: list[dict[str, Any]] = []
+
+    def push(events: list[dict[str, Any]], _durable: bool) -> dict[str, bool]:
+        told.extend(events)
+        return {}
+
+    datasets = ensure_datasets(resolved, Console(), _unbuilt)
+    clock = Clock()
+    reporter = Reporter(push, {"rank": rank, "generation": 0})
+    with faults(**injected) if injected else contextlib.nullcontext():
+        surroundings = surroundings_of(
+            plan_from(resolved, datasets.urls, datasets.vocab_size),
+            rank=rank,
+            world=world,
+            attempt=1,
+            reached_step=0,
+            device=torch.device("cpu"),
+            clock=clock,
+            reporter=reporter,
+        )
+        try:
+            train(surroundings, clock.now())
+        finally:
+            reporter.close()
+    return told
+
+
+def _unbuilt() -> None:
+    raise AssertionError("the datasets of this run are not built")
+
+
+@dataclass
+class Run(Account):
     """One run on a local store, with the drivers that worked on it."""
 
     store: Path
@@ -206,34 +307,10 @@ class Run:
         assert code == 0, driver.text()
         return driver
 
-    def events(self, kind: str | None = None) -> list[dict[str, Any]]:
-        """The ledger so far, in order of time; without what a superseded driver's workers still wrote."""
-        found = json.loads(_core.read_ledger(str(self.store)))
-        found.sort(key=lambda event: event["t"])
-        return [event for event in found if kind is None or event["kind"] == kind]
-
-    def steps(self) -> list[dict[str, Any]]:
-        """Rank 0's steps, in order of time; steps done twice are there twice."""
-        return [event for event in self.events("step") if event["rank"] == 0]
-
-    def history(self) -> dict[int, dict[str, Any]]:
-        """The last word on each step."""
-        return {event["step"]: event for event in self.steps()}
-
-    def digests(self) -> dict[int, tuple[str, str]]:
-        """Order and token digest of each step; a step done twice must have had the same."""
-        seen: dict[int, tuple[str, str]] = {}
-        for event in self.steps():
-            pair = (event["order_digest"], event["token_digest"])
-            assert seen.setdefault(event["step"], pair) == pair, f"step {event['step']} was not the same twice"
-        return seen
-
-    def loss_drift(self, other: Run) -> float:
-        """The largest relative difference to another run's loss at the same step; below 1e-5 is five digits."""
-        mine, theirs = self.history(), other.history()
-        assert mine.keys() == theirs.keys()
-        drift: float = max(abs(event["loss"] / theirs[step]["loss"] - 1) for step, event in mine.items())
-        return drift
+    def all_events(self) -> list[dict[str, Any]]:
+        """The ledger so far; without what a superseded driver's workers still wrote."""
+        found: list[dict[str, Any]] = json.loads(_core.read_ledger(str(self.store)))
+        return found
 
     def commits(self) -> list[int]:
         """Steps with a committed checkpoint."""

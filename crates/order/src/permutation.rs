@@ -41,7 +41,7 @@ impl Permutation {
 
     /// Where `value` goes.
     pub fn apply(&self, value: u64) -> u64 {
-        debug_assert!(value < self.len);
+        assert!(value < self.len);
         let mut value = value;
         loop {
             value = self.forward(value);
@@ -53,7 +53,7 @@ impl Permutation {
 
     /// What goes to `value`.
     pub fn invert(&self, value: u64) -> u64 {
-        debug_assert!(value < self.len);
+        assert!(value < self.len);
         let mut value = value;
         loop {
             value = self.backward(value);

@@ -37,9 +37,36 @@ def run(worker: WorkerConfig, clock: Clock, entered: float) -> dict[str, Any]:
         return signals
 
     reporter = Reporter(push, {"rank": rank, "generation": welcome.generation})
-    device = _device()
     set_threads(context.get_local_world_size())
-    plan = worker.plan
+    surroundings = surroundings_of(
+        worker.plan,
+        rank=rank,
+        world=world,
+        attempt=worker.attempt,
+        reached_step=welcome.reached_step,
+        device=_device(),
+        clock=clock,
+        reporter=reporter,
+    )
+    try:
+        outcome: Outcome = train(surroundings, entered)
+    finally:
+        reporter.close()
+    return asdict(outcome)
+
+
+def surroundings_of(
+    plan: Plan,
+    *,
+    rank: int,
+    world: int,
+    attempt: int,
+    reached_step: int,
+    device: torch.device,
+    clock: Clock,
+    reporter: Reporter,
+) -> Context:
+    """What the loop works with on one rank of the default process group; every rank makes its own at once."""
 
     def open_stream(position: int) -> BatchStream:
         stream: Any = _core.Stream(json.dumps(plan.stream_config(rank, world, position)))
@@ -47,12 +74,12 @@ def run(worker: WorkerConfig, clock: Clock, entered: float) -> dict[str, Any]:
         stream.state()
         return stream  # type: ignore[no-any-return]
 
-    surroundings = Context(
+    return Context(
         plan=plan,
         rank=rank,
         world=world,
-        attempt=worker.attempt,
-        reached_step=welcome.reached_step,
+        attempt=attempt,
+        reached_step=reached_step,
         device=device,
         clock=clock,
         reporter=reporter,
@@ -61,11 +88,6 @@ def run(worker: WorkerConfig, clock: Clock, entered: float) -> dict[str, Any]:
         open_validation=lambda held, samples: open_validation(plan, held, samples, rank, world),
         validation_samples=lambda held: validation_samples(plan, held),
     )
-    try:
-        outcome: Outcome = train(surroundings, entered)
-    finally:
-        reporter.close()
-    return asdict(outcome)
 
 
 def open_validation(plan: Plan, held: Validation, samples: int, rank: int, world: int) -> BatchStream:

@@ -59,7 +59,7 @@ impl<W: Write> ShardEncoder<W> {
     /// As writing to the output; `Exhausted` where the shard holds too many documents or tokens.
     pub fn push(&mut self, mut bytes: &[u8]) -> Result<()> {
         let width = self.token_type.bytes();
-        debug_assert!(bytes.len().is_multiple_of(width) && !bytes.is_empty());
+        assert!(bytes.len().is_multiple_of(width) && !bytes.is_empty());
         let length = i32::try_from(bytes.len() / width)
             .map_err(|_| Error::exhausted("a document has more than 2³¹ tokens"))?;
         let document = u32::try_from(self.lengths.len())
