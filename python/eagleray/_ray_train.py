@@ -20,6 +20,7 @@ from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 from ray.train.v2._internal.execution.failure_handling import FailureDecision
 from ray.train.v2._internal.execution.failure_handling.default import DefaultFailurePolicy
+from ray.train.v2._internal.execution.scaling_policy.elastic import ElasticScalingPolicy
 from ray.train.v2._internal.execution.scaling_policy.fixed import FixedScalingPolicy
 from ray.train.v2._internal.util import TrainingFramework
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
@@ -152,16 +153,32 @@ class OneMachine(FixedScalingPolicy):
 _Trainer: Any = DataParallelTrainer
 
 
-class Trainer(_Trainer):  # type: ignore[misc]
-    """Ray's trainer under our failure policy, which asks the ledger's keeper."""
+class WholeMeshes(ElasticScalingPolicy):
+    """Ray's elastic policy for a world that is a multiple of a mesh."""
 
-    def __init__(self, *arguments: Any, keeper: Any, **named: Any) -> None:
+    def __init__(self, scaling_config: Any, mesh_size: int) -> None:
+        super().__init__(scaling_config)
+        self._mesh_size = mesh_size
+
+    def _count_possible_workers(self, reserved_resources: Any) -> int:
+        """As many as there is room for, without those that would be left over."""
+        possible: int = super()._count_possible_workers(reserved_resources)
+        return possible - possible % self._mesh_size
+
+
+class Trainer(_Trainer):  # type: ignore[misc]
+    """Ray's trainer under our failure policy, which asks the ledger's keeper; worlds are multiples of `mesh_size`."""
+
+    def __init__(self, *arguments: Any, keeper: Any, mesh_size: int, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._keeper = keeper
+        self._mesh_size = mesh_size
 
     def _initialize_and_run_controller(self, **controller_init_kwargs: Any) -> Any:
         if not os.environ.get("RAY_ADDRESS") and not self.scaling_config.elasticity_enabled:
             controller_init_kwargs["scaling_policy"] = OneMachine(self.scaling_config)
+        elif self.scaling_config.elasticity_enabled:
+            controller_init_kwargs["scaling_policy"] = WholeMeshes(self.scaling_config, self._mesh_size)
         controller_init_kwargs["failure_policy"] = RunFailurePolicy(self.run_config.failure_config, self._keeper)
         return super()._initialize_and_run_controller(**controller_init_kwargs)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from eagleray.train.layout import Layout
 from eagleray.train.model import sample_losses
 from eagleray.train.model_config import ModelConfig
 from eagleray.train.strategy import build_optimizer, spread
@@ -59,7 +60,7 @@ def measure_all(
 def measure(strategy: str, shape: dict[str, Any], batch: tuple[int, int]) -> dict[str, int]:
     """Trains one step and measures."""
     config = ModelConfig(**shape)
-    spread_model = spread(strategy, config, seed=1, precision="fp32", device=torch.device("cpu"))
+    spread_model = spread(Layout(kind=strategy), config, seed=1, precision="fp32", device=torch.device("cpu"))
     model = spread_model.model
     optimizer = build_optimizer(model.named_parameters(), lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
     held = nbytes(spread_model.parameters())

@@ -1,20 +1,19 @@
-"""A pool of processes that have torch imported, to make a world of any size up to theirs in milliseconds.
+"""Worlds of ranks without Ray, made in a fraction of a second: forks of one process that has torch imported.
 
     ranks.run(3, body, *arguments)   # → what `body(rank, 3, *arguments)` returned on each rank
 
-`body` is a function of a module. When a rank raises, its error is raised here, and its peers, who wait for it in
-vain, are left alone: processes that do not come back are replaced.
+`body` is a function of a module. Every world has processes of its own: torch remembers meshes of groups that are gone.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-SIZE = 4
+PRELOADED = ["pytest", "torch", "eagleray.train.worker", "training"]
 # Only a hang is as slow as this.
 PATIENCE_SECONDS = 240.0
 # Peers of a rank that raised see its sockets close; who has seen nothing by then waits for something else.
@@ -42,14 +41,10 @@ def faults(**injected: Any) -> Iterator[None]:
         del os.environ["EAGLERAY_STORE_FAULTS"]
 
 
-def _serve(connection: Connection) -> None:
+def _enter(connection: Connection, body: Body, rank: int, world: int, rendezvous: str, arguments: Any) -> None:
     torch.set_num_threads(1)
-    while True:
-        try:
-            body, rank, world, rendezvous, arguments = connection.recv()
-        except EOFError:
-            return
-        connection.send(_outcome(body, rank, world, rendezvous, arguments))
+    connection.send(_outcome(body, rank, world, rendezvous, arguments))
+    connection.close()
 
 
 def _outcome(body: Body, rank: int, world: int, rendezvous: str, arguments: tuple[Any, ...]) -> tuple[Any, Any]:
@@ -63,82 +58,69 @@ def _outcome(body: Body, rank: int, world: int, rendezvous: str, arguments: tupl
         return None, error
 
 
-@dataclass
-class _Process:
-    """One process, and the pipe to it."""
-
-    process: Any
-    connection: Connection
-
-    def end(self) -> None:
-        self.connection.close()
-        self.process.kill()
-        self.process.join()
-
-
-@dataclass
 class Ranks:
-    """The pool. It starts what it lacks when it is asked to run something."""
+    """Makes worlds. The process that its ranks are forked from is started with the first."""
 
-    folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="er-ranks-")))
-    _processes: list[_Process] = field(default_factory=list)
-    _worlds: int = 0
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="er-ranks-"))
+        self._worlds = 0
+        self._context = mp.get_context("forkserver")
+        self._context.set_forkserver_preload(PRELOADED)
 
     def run(self, world: int, body: Body, *arguments: Any) -> list[Any]:
         """Runs `body(rank, world, *arguments)` on each rank of a new gloo world; results by rank.
 
         Raises the first error that is not merely the loss of a peer.
         """
-        self._fill()
         self._worlds += 1
-        rendezvous = (self.folder / str(self._worlds)).as_uri()
-        busy = self._processes[:world]
-        for rank, each in enumerate(busy):
-            each.connection.send((body, rank, world, rendezvous, arguments))
+        rendezvous = (self._folder / str(self._worlds)).as_uri()
+        processes, connections = [], []
+        for rank in range(world):
+            here, there = self._context.Pipe(duplex=False)
+            process = self._context.Process(
+                target=_enter, args=(there, body, rank, world, rendezvous, arguments), daemon=True
+            )
+            process.start()
+            there.close()
+            processes.append(process)
+            connections.append(here)
+        try:
+            return self._gathered(connections)
+        finally:
+            for process in processes:
+                # Those that have answered are on their way out; who has not waits in vain.
+                process.kill()
+                process.join()
+
+    def _gathered(self, connections: list[Connection]) -> list[Any]:
         results: dict[int, Any] = {}
         errors: list[BaseException] = []
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while len(results) < len(busy):
-            waiting = [each.connection for rank, each in enumerate(busy) if rank not in results]
+        while len(results) < len(connections):
+            waiting = [connection for rank, connection in enumerate(connections) if rank not in results]
             ready = wait(waiting, timeout=max(deadline - time.monotonic(), 0.0))
             if not ready:
-                self._replace([each for rank, each in enumerate(busy) if rank not in results])
                 break
-            for rank, each in enumerate(busy):
-                if each.connection in ready and rank not in results:
-                    result, error = self._receive(each)
-                    results[rank] = result
-                    if error is not None:
-                        deadline = min(deadline, time.monotonic() + FAREWELL_SECONDS)
-                        errors.append(error)
+            for connection in ready:
+                rank = connections.index(connection)
+                results[rank], error = self._received(connection, rank)
+                if error is not None:
+                    deadline = min(deadline, time.monotonic() + FAREWELL_SECONDS)
+                    errors.append(error)
         if errors:
             # What gloo says of a peer that left is a RuntimeError.
             raise min(errors, key=lambda error: isinstance(error, RuntimeError))
-        assert len(results) == world, f"ranks {sorted(set(range(world)) - results.keys())} did not come back"
-        return [results[rank] for rank in range(world)]
+        missing = sorted(set(range(len(connections))) - results.keys())
+        assert not missing, f"ranks {missing} did not come back"
+        return [results[rank] for rank in range(len(connections))]
 
-    def _receive(self, each: _Process) -> tuple[Any, BaseException | None]:
+    def _received(self, connection: Any, rank: int) -> tuple[Any, BaseException | None]:
         try:
-            outcome: tuple[Any, BaseException | None] = each.connection.recv()
+            outcome: tuple[Any, BaseException | None] = connection.recv()
         except EOFError:
-            self._replace([each])
-            return None, RuntimeError("a rank's process ended")
+            return None, RuntimeError(f"the process of rank {rank} ended")
         return outcome
 
-    def _fill(self) -> None:
-        context = mp.get_context("spawn")
-        while len(self._processes) < SIZE:
-            here, there = context.Pipe()
-            process = context.Process(target=_serve, args=(there,), daemon=True)
-            process.start()
-            there.close()
-            self._processes.append(_Process(process=process, connection=here))
-
-    def _replace(self, lost: list[_Process]) -> None:
-        self._processes = [each for each in self._processes if each not in lost]
-        for each in lost:
-            each.end()
-
     def end(self) -> None:
-        """Leaves nothing behind."""
-        self._replace(list(self._processes))
+        """Removes what worlds met in."""
+        shutil.rmtree(self._folder, ignore_errors=True)

@@ -19,12 +19,13 @@ COMMIT |= {"program": "0.1.0", "metadata": {}}
 
 
 def _build(kind: str, seed: int, steps: int) -> tuple[Any, torch.optim.Optimizer]:
+    from eagleray.train.layout import Layout
     from eagleray.train.model import sample_losses
     from eagleray.train.model_config import ModelConfig
     from eagleray.train.strategy import build_optimizer, spread
 
     config = ModelConfig(vocab_size=64, hidden_size=24, intermediate_size=48, num_layers=2, num_heads=4, num_kv_heads=2)
-    built = spread(kind, config, seed=seed, precision="fp32", device=torch.device("cpu"))
+    built = spread(Layout(kind=kind), config, seed=seed, precision="fp32", device=torch.device("cpu"))
     optimizer = build_optimizer(built.model.named_parameters(), lr=1e-2, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
     for step in range(steps):
         tokens = torch.arange(16).view(1, 16) + step

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from typing import Any
 
 import pytest
@@ -12,11 +11,11 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from eagleray import _core
 from eagleray.train.model import Llama, num_parameters, sample_losses
 from eagleray.train.model_config import ModelConfig
+from eagleray.train.recompute import recompute
 from eagleray.train.strategy import build_optimizer
 from held_memory import measure_all
 from ranks import Ranks
@@ -119,31 +118,12 @@ class Alive(TorchDispatchMode):
         return sum(size for storage, size in self.made.items() if not storage.expired())
 
 
-def every_second_product() -> Any:
-    """torch's selective checkpointing: attention and every second matrix product are kept."""
-    seen = 0
-    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
-
-    def policy(context: Any, operation: Any, *_: Any, **__: Any) -> CheckpointPolicy:
-        nonlocal seen
-        if operation == torch.ops.aten.mm.default and not context.is_recompute:
-            seen += 1
-            return CheckpointPolicy.MUST_SAVE if seen % 2 == 1 else CheckpointPolicy.PREFER_RECOMPUTE
-        return CheckpointPolicy.MUST_SAVE if operation == attention else CheckpointPolicy.PREFER_RECOMPUTE
-
-    return create_selective_checkpoint_contexts(policy)
-
-
-@pytest.mark.parametrize("recompute", ["none", "selective", "full"])
+@pytest.mark.parametrize("kind", ["none", "selective", "full"])
 @pytest.mark.parametrize("shape", list(SHAPES))
-def test_what_lives_after_the_forward_pass_is_what_each_recomputation_keeps(shape: str, recompute: str) -> None:
+def test_what_lives_after_the_forward_pass_is_what_each_recomputation_keeps(shape: str, kind: str) -> None:
     config = ModelConfig(**SHAPES[shape])
     model = Llama(config)
-    for layer in model.layers:
-        if recompute == "full":
-            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
-        elif recompute == "selective":
-            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, context_fn=every_second_product)
+    recompute(model.layers, kind)
     tokens = torch.randint(0, config.vocab_size, (2, 128))
     labels = torch.randint(0, config.vocab_size, (2, 128))
     positions = torch.arange(128).expand(2, 128)
@@ -151,7 +131,7 @@ def test_what_lives_after_the_forward_pass_is_what_each_recomputation_keeps(shap
         loss = sample_losses(model(tokens, positions), labels).sum()
         held = alive.bytes()
     assert loss.requires_grad
-    terms = at(planned(SHAPES[shape], {"kind": "ddp"}, 1, recompute=recompute), "loss")
+    terms = at(planned(SHAPES[shape], {"kind": "ddp"}, 1, recompute=kind), "loss")
     near(terms["activations"] + terms["logits"], held)
 
 

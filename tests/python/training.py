@@ -15,11 +15,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eagleray import _core
 from package import PYTHON
 from ranks import Ranks, faults
+
+if TYPE_CHECKING:
+    from eagleray.train.context import Context
 
 SEQUENCE = 32
 BATCH = 8
@@ -80,10 +83,18 @@ def spec_text(corpus: Corpus, store: Path | str, **changes: Any) -> str:
         "lr": 3e-3,
         "hidden_size": 32,
         "precision": "fp32",
+        "recompute": "none",
+        "pipeline": "1f1b",
         "built": corpus.built,
         "documents": f"{corpus.root}/train.jsonl",
         "max_failures": 5,
+        "function": "null",
     } | changes
+    held = (
+        "{}"
+        if options["function"] != "null"
+        else (f"{{held: {{documents: {corpus.root}/held.jsonl, every_steps: 50, samples: 16}}}}")
+    )
     return f"""\
 version: 1
 name: tiny
@@ -95,8 +106,7 @@ data:
   sources:
     sea: {{documents: {options["documents"]}, weight: 1.0}}
   built: {options["built"]}
-  validation:
-    held: {{documents: {corpus.root}/held.jsonl, every_steps: 50, samples: 16}}
+  validation: {held}
 model:
   config:
     hidden_size: {options["hidden_size"]}
@@ -112,8 +122,11 @@ train:
   optimizer: {{adamw: {{lr: {options["lr"]}, betas: [0.9, 0.95], weight_decay: 0.1}}}}
   schedule: {{cosine: {{warmup_steps: 10, final_lr_ratio: 0.1}}}}
   precision: {options["precision"]}
+  recompute: {options["recompute"]}
+  pipeline: {options["pipeline"]}
   clip_grad_norm: 1.0
   max_failures: {options["max_failures"]}
+  function: {options["function"]}
 checkpoint:
   every: {options["every"]}
   keep: {{last: 100}}
@@ -225,46 +238,59 @@ class Trained(Account):
 
 def train_in(ranks: Ranks, world: int, run: Run, **injected: Any) -> Trained:
     """Trains a run, whose datasets are built, in a world of the pool; `injected` are faults of the stores."""
-    _core.claim(str(run.store), json.dumps({"host": "test", "pid": os.getpid()}))
-    resolved = json.loads(run.resolved.read_text(encoding="utf-8"))
-    return Trained([event for told in ranks.run(world, _train, resolved, injected) for event in told])
+    return Trained([event for told in ranks.run(world, _train, run.spec(), run.claim(), injected) for event in told])
 
 
-def _train(rank: int, world: int, resolved: dict[str, Any], injected: dict[str, Any]) -> list[dict[str, Any]]:
+def _train(
+    rank: int, world: int, resolved: dict[str, Any], attempt: int, injected: dict[str, Any]
+) -> list[dict[str, Any]]:
+    from eagleray.train.loop import train
+    from eagleray.train.own import run_function
+
+    told: list[dict[str, Any]] = []
+    with (
+        faults(**injected) if injected else contextlib.nullcontext(),
+        surroundings(rank, world, resolved, attempt, told) as context,
+    ):
+        if context.plan.function is not None:
+            run_function(context, context.plan.function, context.clock.now())
+        else:
+            train(context, context.clock.now())
+    return told
+
+
+@contextlib.contextmanager
+def surroundings(
+    rank: int, world: int, resolved: dict[str, Any], attempt: int, told: list[dict[str, Any]]
+) -> Iterator[Context]:
+    """What the loop works with on a rank of a pool; what it tells is in `told` when the block has ended."""
     import torch
 
     from eagleray.train.console import Console
     from eagleray.train.datasets import ensure_datasets
     from eagleray.train.ledger import Clock, Reporter
-    from eagleray.train.loop import train
     from eagleray.train.plan import plan_from
     from eagleray.train.worker import surroundings_of
-
-    told: list[dict[str, Any]] = []
 
     def push(events: list[dict[str, Any]], _durable: bool) -> dict[str, bool]:
         told.extend(events)
         return {}
 
     datasets = ensure_datasets(resolved, Console(), _unbuilt)
-    clock = Clock()
     reporter = Reporter(push, {"rank": rank, "generation": 0})
-    with faults(**injected) if injected else contextlib.nullcontext():
-        surroundings = surroundings_of(
+    try:
+        yield surroundings_of(
             plan_from(resolved, datasets.urls, datasets.vocab_size),
             rank=rank,
             world=world,
-            attempt=1,
+            attempt=attempt,
             reached_step=0,
             device=torch.device("cpu"),
-            clock=clock,
+            clock=Clock(),
             reporter=reporter,
         )
-        try:
-            train(surroundings, clock.now())
-        finally:
-            reporter.close()
-    return told
+    finally:
+        reporter.close()
 
 
 def _unbuilt() -> None:
@@ -278,6 +304,16 @@ class Run(Account):
     store: Path
     resolved: Path
     drivers: list[Driver] = field(default_factory=list)
+
+    def spec(self) -> dict[str, Any]:
+        """The resolved spec."""
+        found: dict[str, Any] = json.loads(self.resolved.read_text(encoding="utf-8"))
+        return found
+
+    def claim(self) -> int:
+        """Claims an attempt for this process, whoever had it before."""
+        claim = {"host": "test", "pid": os.getpid(), "take_over": True}
+        return int(json.loads(_core.claim(str(self.store), json.dumps(claim)))["attempt"])
 
     def start(self, *arguments: str, **environment: str) -> Driver:
         """Starts a driver with the same command as ever."""

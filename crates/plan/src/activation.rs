@@ -4,9 +4,9 @@
 //! `f` intermediate, `a` heads, `V` vocabulary; `c` bytes of the computation, `r` bytes of the residual
 //! stream. Attention keeps no matrix of scores: it is one kernel that computes them again.
 
-use eagleray_spec::types::Precision;
+use eagleray_spec::types::{Precision, Recompute};
 
-use crate::setting::{Axes, Device, Layout, Recompute, Setting};
+use crate::setting::{Axes, Device, Layout, Setting};
 use crate::shape::Shape;
 
 /// Statistics of norms and of attention, rotary positions and losses are fp32 whatever the precision.
@@ -74,7 +74,7 @@ impl Sizes {
             && match setting.layout {
                 Layout::Ddp => true,
                 Layout::Fsdp2 | Layout::Zero3 => false,
-                Layout::Mesh(_) => axes.shards == 1,
+                Layout::Mesh(_) => axes.readers == 1 && axes.shards == 1,
             };
         Self {
             h: shape.hidden_size as f64,

@@ -15,7 +15,7 @@
 //!
 //! ```
 //! use eagleray_plan::{Layout, Recompute, Setting, Shape, memory};
-//! use eagleray_spec::types::{Precision, model};
+//! use eagleray_spec::types::{Pipeline, Precision, model};
 //!
 //! let shape = Shape::new(&model::preset("llama-8b").unwrap(), Some(128_256));
 //! assert_eq!(shape.parameters(), 8_030_261_248);
@@ -27,6 +27,7 @@
 //!     global_batch: None,
 //!     precision: Precision::Bf16,
 //!     recompute: Recompute::Full,
+//!     pipeline: Pipeline::default(),
 //!     device: Default::default(),
 //! };
 //! let peak = memory(&shape, &setting).unwrap().peak;
@@ -51,10 +52,11 @@ use eagleray_base::{Error, Result};
 use serde::Deserialize;
 
 pub use choose::{Candidate, Choice, choose, fewest, show_gib};
+pub use eagleray_spec::types::Recompute;
 pub use memory::{Memory, Moment, Term, Usage, memory};
-pub use setting::{Device, Layout, Recompute, Setting};
+pub use setting::{Device, Layout, Setting};
 pub use shape::{Part, Shape};
-pub use situation::{Planned, RECOMPUTED, Situation, resolve};
+pub use situation::{Planned, Situation, resolve};
 
 #[derive(Deserialize)]
 struct Request {

@@ -1,7 +1,7 @@
 //! The memory of a device, term by term, at each moment of a step.
 
 use eagleray_base::Result;
-use eagleray_spec::types::Precision;
+use eagleray_spec::types::{Pipeline, Precision};
 use serde::Serialize;
 
 use crate::activation::PerToken;
@@ -158,6 +158,16 @@ pub fn memory(shape: &Shape, setting: &Setting) -> Result<Memory> {
     Ok(fullest)
 }
 
+/// The micro batches whose activations a stage holds at most.
+fn in_flight(setting: &Setting, axes: &Axes, stage: u64) -> u64 {
+    match setting.pipeline {
+        Pipeline::OneForwardOneBackward => (axes.pp - stage).min(axes.micro_batches),
+        // Of a step that is not known, as many as keep every stage at work.
+        Pipeline::Gpipe if setting.global_batch.is_none() => axes.pp,
+        Pipeline::Gpipe => axes.micro_batches,
+    }
+}
+
 /// One stage of a model, in numbers.
 struct Model<'a> {
     shape: &'a Shape,
@@ -190,7 +200,7 @@ impl<'a> Model<'a> {
             layer: shape.layer(axes.tp) as f64,
             root: shape.root(&part) as f64,
             tokens: samples as f64 / axes.cp as f64,
-            in_flight: (axes.pp - stage).min(axes.micro_batches) as f64,
+            in_flight: in_flight(setting, axes, stage) as f64,
             token: PerToken::new(shape, setting, axes),
         }
     }
@@ -213,8 +223,18 @@ impl<'a> Model<'a> {
         Memory { stage: self.stage as u32, parameters, peak, moments }
     }
 
+    /// Whether parameters are gathered to be computed with: also by replicas of a mesh, whose shards are whole.
     fn is_sharded(&self) -> bool {
-        self.axes.shards > 1 || matches!(self.setting.layout, Layout::Fsdp2 | Layout::Zero3)
+        match self.setting.layout {
+            Layout::Ddp => false,
+            Layout::Fsdp2 | Layout::Zero3 => true,
+            Layout::Mesh(_) => self.axes.shards > 1 || self.axes.readers > 1,
+        }
+    }
+
+    /// Whether a stage keeps what it has gathered, and whole gradients, until all micro batches are done.
+    fn keeps_whole(&self) -> bool {
+        self.is_sharded() && self.axes.pp > 1
     }
 
     /// What a device always holds: `4P/n`, `4P/n`, `8P/n`; `ZeRO-3` adds `2P/n` for its bf16 parameters.
@@ -230,7 +250,12 @@ impl<'a> Model<'a> {
     }
 
     fn usage(&self, moment: Moment, given: &[(Term, f64)]) -> Usage {
-        Usage::new(moment, &[self.state().as_slice(), given].concat())
+        let mut state = self.state();
+        if self.keeps_whole() && matches!(moment, Moment::Loss | Moment::Backward) {
+            // Shards of gradients are made when the whole ones are reduced.
+            state[1].1 = FP32 * self.parameters;
+        }
+        Usage::new(moment, &[state.as_slice(), given].concat())
     }
 
     /// Parameters that are whole while `layers` of them are computed with.
@@ -238,6 +263,9 @@ impl<'a> Model<'a> {
         let c = self.setting.compute_bytes();
         if self.setting.layout == Layout::Zero3 {
             return c * self.parameters.min(ZERO3_LIVE + 2.0 * self.layer);
+        }
+        if self.keeps_whole() {
+            return c * self.parameters;
         }
         if self.is_sharded() {
             return c * (self.root + layers.min(self.part.num_layers as f64) * self.layer);
@@ -252,6 +280,7 @@ impl<'a> Model<'a> {
         match (self.setting.layout, self.is_sharded()) {
             (Layout::Zero3, _) => c * self.parameters.min(ZERO3_BUCKET),
             (_, false) => 0.0,
+            (_, true) if self.keeps_whole() => c * self.layer,
             (_, true) => {
                 let head = if self.part.head { self.shape.embedding(self.axes.tp) as f64 } else { 0.0 };
                 c * head + (c + FP32) * self.layer
@@ -294,6 +323,7 @@ impl<'a> Model<'a> {
         let c = self.setting.compute_bytes();
         let reduced = match self.setting.layout {
             Layout::Zero3 => self.reduced(),
+            _ if self.keeps_whole() => FP32 * self.parameters,
             _ => (c + FP32) * self.root,
         };
         self.usage(Moment::Reduce, &[(Term::Gathered, self.gathered(0.0)), (Term::Reduced, reduced)])

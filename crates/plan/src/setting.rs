@@ -2,7 +2,7 @@
 
 use eagleray_base::{Error, Result};
 use eagleray_spec::types::train::Mesh;
-use eagleray_spec::types::{NamedStrategy, Precision, Strategy};
+use eagleray_spec::types::{NamedStrategy, Pipeline, Precision, Recompute, Strategy};
 use serde::{Deserialize, Serialize};
 
 use crate::shape::Shape;
@@ -58,33 +58,6 @@ impl Layout {
     }
 }
 
-/// What of the forward pass is computed again in the backward pass.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Recompute {
-    /// Nothing: everything that a gradient needs is kept.
-    #[default]
-    None,
-    /// All but attention and every second matrix product.
-    Selective,
-    /// Whole layers: only the input of each is kept.
-    Full,
-}
-
-impl Recompute {
-    /// All of them, the least first.
-    pub const ALL: [Self; 3] = [Self::None, Self::Selective, Self::Full];
-
-    /// The name as written.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Selective => "selective",
-            Self::Full => "full",
-        }
-    }
-}
-
 /// What computes: the kernels differ in what they keep.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -116,6 +89,9 @@ pub struct Setting {
     /// What is computed again.
     #[serde(default)]
     pub recompute: Recompute,
+    /// How the stages of a pipeline take turns.
+    #[serde(default)]
+    pub pipeline: Pipeline,
     /// What computes.
     #[serde(default)]
     pub device: Device,
@@ -129,6 +105,8 @@ pub(crate) struct Axes {
     pub(crate) tp: u64,
     /// The workers that parameters are sharded over; 1 where each holds them whole.
     pub(crate) shards: u64,
+    /// The workers that read samples of their own; each of them is `cp` × `tp` × `pp` workers.
+    pub(crate) readers: u64,
     /// The micro batches that a pipeline gets in a step.
     pub(crate) micro_batches: u64,
 }
@@ -178,6 +156,6 @@ impl Setting {
         let readers = (world / (pp * cp * tp)).max(1);
         let samples = self.global_batch.map_or(u64::MAX, u64::from);
         let micro_batches = samples.div_ceil(readers.saturating_mul(self.micro_batch.into())).max(1);
-        Axes { pp, cp, tp, shards, micro_batches }
+        Axes { pp, cp, tp, shards, readers, micro_batches }
     }
 }

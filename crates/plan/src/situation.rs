@@ -9,11 +9,8 @@ use serde::Deserialize;
 
 use crate::accelerator::{Node, instance};
 use crate::choose::{Choice, choose};
-use crate::setting::{Device, Layout, Recompute, Setting};
+use crate::setting::{Device, Layout, Setting};
 use crate::shape::Shape;
-
-/// What the training loop computes again.
-pub const RECOMPUTED: Recompute = Recompute::None;
 
 /// What decides about a run's memory.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -56,7 +53,8 @@ impl Situation {
                 micro_batch: spec.train.micro_batch,
                 global_batch: spec.train.global_batch,
                 precision: spec.train.precision,
-                recompute: RECOMPUTED,
+                recompute: spec.train.recompute,
+                pipeline: spec.train.pipeline,
                 device: Device::Gpu,
             },
             workers,
@@ -75,7 +73,8 @@ impl Situation {
             micro_batch: spec.train.micro_batch,
             global_batch: spec.train.global_batch,
             precision: spec.train.precision,
-            recompute: RECOMPUTED,
+            recompute: spec.train.recompute,
+            pipeline: spec.train.pipeline,
             device: Device::Gpu,
         };
         let shape = Shape::new(&spec.model.as_ref()?.shape()?, None);

@@ -88,20 +88,28 @@ impl Resolved {
         let train = &self.spec.train;
         match train.strategy["kind"].as_str() {
             Some("ddp" | "fsdp2") => {}
-            Some("mesh") => refused.push(format!("`train.strategy: {}`", show_mesh(&train.strategy))),
+            Some("mesh") => self.refuse_mesh(refused),
             other => refused.push(format!("`train.strategy: {}`", other.unwrap_or_default())),
         }
         if train.script.is_some() {
             refused.push("`train.script`".into());
         }
-        if train.function.is_some() {
-            refused.push("`train.function`".into());
+        let held_out = self.spec.data.as_ref().is_some_and(|data| !data.validation.is_empty());
+        if train.function.is_some() && held_out {
+            refused.push("`data.validation` with `train.function`".into());
         }
         if let Some(Model::Huggingface { .. }) = &self.spec.model {
             refused.push("`model.huggingface`".into());
         }
         if self.spec.store.starts_with("memory://") {
             refused.push("`store: memory://…`, which other processes cannot read,".into());
+        }
+    }
+
+    fn refuse_mesh(&self, refused: &mut Vec<String>) {
+        let strategy = &self.spec.train.strategy;
+        if strategy["cp"].as_u64().is_some_and(|parts| parts > 1) {
+            refused.push(format!("`train.strategy: {}` with `cp`", show_mesh(strategy)));
         }
     }
 }

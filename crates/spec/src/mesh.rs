@@ -30,14 +30,28 @@ pub fn faults(
         return vec![Fault { axis: Some(axis), message, hint: String::new() }];
     }
     faults.extend(world_fault(mesh, workers));
-    if let Some(length) = sequence_length.filter(|length| !length.is_multiple_of(mesh.cp)) {
-        let message = format!("`cp` {} does not divide `data.sequence_length` {length}", mesh.cp);
-        faults.push(Fault { axis: Some("cp"), message, hint: near_divisors("cp", mesh.cp, length) });
-    }
     if let Some(config) = config {
         faults.extend(model_faults(mesh, config));
     }
+    let sequence = sequence_length.and_then(|length| sequence_fault(mesh, length));
+    // One fault an axis: what the model does not allow comes first.
+    let new = sequence.filter(|fault| faults.iter().all(|found| found.axis != fault.axis));
+    faults.extend(new);
     faults
+}
+
+/// Between its blocks, each part of a tensor has a part of the sequence too.
+fn sequence_fault(mesh: &Mesh, length: u32) -> Option<Fault> {
+    let (axis, size, whole, what) = if !length.is_multiple_of(mesh.cp) {
+        ("cp", mesh.cp, length, String::new())
+    } else if !(length / mesh.cp).is_multiple_of(mesh.tp) {
+        let parts = if mesh.cp > 1 { format!(" ÷ `cp` {}", mesh.cp) } else { String::new() };
+        ("tp", mesh.tp, length / mesh.cp, parts)
+    } else {
+        return None;
+    };
+    let message = format!("`{axis}` {size} does not divide `data.sequence_length` {length}{what}");
+    Some(Fault { axis: Some(axis), message, hint: near_divisors(axis, size, whole) })
 }
 
 fn world_fault(mesh: &Mesh, workers: Count) -> Option<Fault> {
@@ -73,12 +87,31 @@ fn model_faults(mesh: &Mesh, config: &LlamaConfig) -> Vec<Fault> {
     let (heads, inner) = (config.num_kv_heads.unwrap_or(config.num_heads), config.intermediate_size);
     // The axis must divide the key heads, which divide the heads, and the inner width.
     let common = u32::try_from(gcd(heads.into(), inner.into())).unwrap_or(1);
+    if mesh.pp > 1 && config.tie_embeddings {
+        let message = format!(
+            "`pp` {} with `tie_embeddings`: the first stage and the last would share weights",
+            mesh.pp
+        );
+        faults.push(Fault {
+            axis: Some("pp"),
+            message,
+            hint: "nearest `pp: 1`, or `tie_embeddings: false`".into(),
+        });
+    }
     let hint = near_divisors("tp", mesh.tp, common);
     if !heads.is_multiple_of(mesh.tp) {
         let message = format!("`tp` {} does not divide the model's {heads} key heads", mesh.tp);
         faults.push(Fault { axis: Some("tp"), message, hint });
     } else if !inner.is_multiple_of(mesh.tp) {
         let message = format!("`tp` {} does not divide the model's `intermediate_size` {inner}", mesh.tp);
+        faults.push(Fault { axis: Some("tp"), message, hint });
+    } else if let Some(size) = config.vocab_size.filter(|size| !size.is_multiple_of(mesh.tp)) {
+        let above = u64::from(size).div_ceil(mesh.tp.into()) * u64::from(mesh.tp);
+        let message = format!("`tp` {} does not divide the model's vocabulary of {size}", mesh.tp);
+        let hint = format!(
+            "a `vocab_size` of {above}, whose last ids are never used; or {}",
+            near_divisors("tp", mesh.tp, size)
+        );
         faults.push(Fault { axis: Some("tp"), message, hint });
     }
     faults
@@ -148,6 +181,22 @@ mod tests {
     }
 
     #[test]
+    fn weights_that_two_stages_would_share_are_refused() {
+        let config = LlamaConfig { tie_embeddings: true, ..preset("llama-8b").unwrap() };
+        let mesh = Mesh { pp: 2, ..Mesh::default() };
+        let faults = faults(&mesh, Count::exactly(2), Some(4096), Some(&config));
+        assert_eq!(faults[0].hint, "nearest `pp: 1`, or `tie_embeddings: false`");
+    }
+
+    #[test]
+    fn a_vocabulary_that_does_not_divide_names_the_next_that_does() {
+        let config = LlamaConfig { vocab_size: Some(50_257), ..preset("llama-8b").unwrap() };
+        let mesh = Mesh { tp: 8, ..Mesh::default() };
+        let faults = faults(&mesh, Count::exactly(8), Some(4096), Some(&config));
+        assert!(faults[0].hint.starts_with("a `vocab_size` of 50264,"), "{}", faults[0].hint);
+    }
+
+    #[test]
     fn a_product_that_is_not_the_world_names_worlds_and_shards() {
         let faults = found(Mesh { dp_shard: 3, tp: 8, ..Mesh::default() }, 64);
         assert_eq!(faults[0].axis, None);
@@ -162,6 +211,15 @@ mod tests {
     fn a_sequence_that_does_not_divide_names_the_parts_that_do() {
         let faults = found(Mesh { cp: 6, ..Mesh::default() }, 6);
         assert_eq!(faults[0].hint, "nearest `cp: 4` or `cp: 8`");
+    }
+
+    #[test]
+    fn a_part_of_a_sequence_that_tensors_cannot_share_names_the_parts_they_can() {
+        let config = preset("llama-8b");
+        let mesh = Mesh { cp: 2, tp: 8, ..Mesh::default() };
+        let faults = faults(&mesh, Count::exactly(16), Some(4104), config.as_ref());
+        assert_eq!(faults[0].message, "`tp` 8 does not divide `data.sequence_length` 4104 ÷ `cp` 2");
+        assert_eq!(faults[0].hint, "nearest `tp: 6` or `tp: 9`");
     }
 
     #[test]

@@ -193,6 +193,8 @@ impl Resolver<'_> {
             optimizer: tagged("adamw", adamw),
             schedule: tagged("cosine", cosine),
             precision: train.precision,
+            recompute: train.recompute,
+            pipeline: train.pipeline,
             clip_grad_norm: train.clip_grad_norm,
             max_failures: train.max_failures,
             script: self.script(train),

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::types::data::{BadRecords, Filter, Format, LongDocuments, Order, Packing};
 use crate::types::values::Count;
-use crate::types::{Keep, LlamaConfig, Precision};
+use crate::types::{Keep, LlamaConfig, Pipeline, Precision, Recompute};
 
 /// What the file says it is.
 pub const FORMAT: &str = "eagleray.resolved";
@@ -185,6 +185,10 @@ pub struct Train {
     pub schedule: Value,
     /// The precision of the computation.
     pub precision: Precision,
+    /// What of the forward pass is computed again.
+    pub recompute: Recompute,
+    /// How the stages of a pipeline take turns.
+    pub pipeline: Pipeline,
     /// The norm that gradients are scaled down to.
     pub clip_grad_norm: Option<f64>,
     /// How many failures the run survives.

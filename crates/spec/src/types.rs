@@ -16,7 +16,8 @@ pub use cluster::{Capacity, Cluster, Cpu, Eks, EnvFrom, Group, Volume};
 pub use data::{BadRecords, Data, Filter, Format, LongDocuments, Order, Packing, Text, Validation};
 pub use model::{LlamaConfig, Model};
 pub use train::{
-    AdamW, Cosine, Mesh, NamedStrategy, Optimizer, Precision, Schedule, Script, Strategy, Train,
+    AdamW, Cosine, Mesh, NamedStrategy, Optimizer, Pipeline, Precision, Recompute, Schedule, Script,
+    Strategy, Train,
 };
 pub use values::{Count, Every, Location, Named, OneOrMany};
 

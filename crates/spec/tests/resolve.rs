@@ -165,7 +165,7 @@ fn what_this_build_lacks_is_refused_by_name() {
     assert_eq!(error.message(), "`train.strategy: zero3` is not available in this build");
     zero3.refuse_unavailable(Purpose::Build).unwrap();
     let overrides = [
-        "train.strategy={dp_shard: 2}",
+        "train.strategy={cp: 2}",
         "cluster.workers=2",
         "data.packing=best_fit",
         "data.order=era",

@@ -17,6 +17,7 @@ from eagleray._commit import require_fit
 
 from . import engine
 from .engine import CheckpointEngine, Place, Saved
+from .values import merge_values, split_values
 
 __all__ = ["CheckpointEngine", "Place", "Saved", "load", "save"]
 
@@ -27,7 +28,7 @@ def save(state: Mapping[str, Any], url: str) -> str:
     Tensors (sharded ones too) go to files, everything else must be plain JSON and goes into the commit.
     """
     place = _place(url)
-    tensors, values = _split(state)
+    tensors, values = split_values(state)
     newest = _newest(url)
     step = 0 if newest is None else int(newest["step"]) + 1
     fields = {"step": step, "position": 0, "strategy": "none", "metadata": {"values": values}}
@@ -41,9 +42,9 @@ def load(state: dict[str, Any], url: str) -> None:
     if newest is None:
         raise _core.NotFoundError(f"no committed checkpoint below `{url}`")
     require_fit(newest, {})
-    tensors, _ = _split(state)
+    tensors, _ = split_values(state)
     engine.load(_place(url), str(newest["dir"]), tensors)
-    _merge(state, newest["metadata"]["values"])
+    merge_values(state, newest["metadata"]["values"])
 
 
 def _place(url: str) -> Place:
@@ -56,34 +57,3 @@ def _place(url: str) -> Place:
 def _newest(url: str) -> dict[str, Any] | None:
     text = _core.newest(url)
     return None if text is None else json.loads(text)
-
-
-def _split(state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Tensors and plain values of a nested state, each in the same nesting."""
-    tensors: dict[str, Any] = {}
-    values: dict[str, Any] = {}
-    for name, value in state.items():
-        if isinstance(value, Mapping):
-            inner_tensors, inner_values = _split(value)
-            if inner_tensors:
-                tensors[name] = inner_tensors
-            if inner_values:
-                values[name] = inner_values
-        elif hasattr(value, "data_ptr"):
-            tensors[name] = value
-        else:
-            try:
-                json.dumps(value)
-            except TypeError as error:
-                kind = type(value).__name__
-                raise _core.InvalidError(f"`{name}` is a `{kind}`: state is tensors and plain JSON values") from error
-            values[name] = value
-    return tensors, values
-
-
-def _merge(state: dict[str, Any], values: Mapping[str, Any]) -> None:
-    for name, value in values.items():
-        if isinstance(value, Mapping) and isinstance(state.get(name), dict):
-            _merge(state[name], value)
-        else:
-            state[name] = value

@@ -82,7 +82,9 @@ class Console:
 
 def progress_line(report: dict[str, Any]) -> str:
     """`step 120/400 · loss 4.213 · 12.3k tok/s · data wait 0.1 % · 2m 10s left`."""
-    parts = [f"step {report['step']}/{report['total_steps']}", f"loss {report['loss']:.4f}"]
+    parts = [f"step {report['step']}/{report['total_steps']}"]
+    if "loss" in report:
+        parts.append(f"loss {report['loss']:.4f}")
     if "tokens_per_second" in report:
         left = (report["total_steps"] - report["step"]) * report["seconds_per_step"]
         parts += [

@@ -12,10 +12,10 @@ import torch.distributed as dist
 
 from eagleray import _core
 
+from .layout import Axes
 from .ledger import Clock, Reporter
-from .model import sample_losses
 from .plan import Plan, Validation
-from .strategy import Spread
+from .resume import newest_fitting
 
 Batch = dict[str, Any]
 
@@ -37,12 +37,21 @@ class BatchStream(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a rank's loop ended: `completed` or `stopped`, after which step."""
+
+    outcome: str
+    step: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
     """A rank's surroundings."""
 
     plan: Plan
     rank: int
     world: int
+    axes: Axes
     attempt: int
     reached_step: int
     device: torch.device
@@ -52,6 +61,16 @@ class Context:
     open_stream: Callable[[int], BatchStream]
     open_validation: Callable[[Validation, int], BatchStream]
     validation_samples: Callable[[Validation], int]
+
+    @property
+    def reader(self) -> int:
+        """Which share of a global batch this rank trains on."""
+        return self.axes.reader(self.rank)
+
+    @property
+    def speaks(self) -> bool:
+        """Whether this rank tells of its share's samples and losses."""
+        return self.axes.speaks(self.rank)
 
     @contextmanager
     def spanned(self, cause: str) -> Iterator[None]:
@@ -84,9 +103,20 @@ class Tensors:
             parts = [torch.from_numpy(batch[key]).to(device) for key in ("tokens", "labels", "position_ids")]
         return cls(tokens=parts[0], labels=parts[1], position_ids=parts[2], empty=empty)
 
-    def losses(self, spread: Spread) -> torch.Tensor:
-        """The summed loss of each sample."""
-        return sample_losses(spread.model(self.tokens, self.position_ids), self.labels)
+
+def newest_commit(context: Context) -> dict[str, Any] | None:
+    """Rank 0's answer, for all: two ranks must not see two different newest commits."""
+    answer: list[Any] = [None, None]
+    if context.rank == 0:
+        try:
+            answer[0] = newest_fitting(context.plan)
+        except Exception as error:
+            answer[1] = error
+    dist.broadcast_object_list(answer, src=0, group=context.save_group)
+    commit, failure = answer
+    if failure is not None:
+        raise failure
+    return commit  # type: ignore[no-any-return]
 
 
 def batch_digests(batch: Batch) -> tuple[int, int]:
@@ -96,8 +126,8 @@ def batch_digests(batch: Batch) -> tuple[int, int]:
     return int(order), int(token)
 
 
-def slice_of(rank: int, world: int, position: int, global_batch: int) -> tuple[int, int]:
-    """The positions that `rank` trains on in the step at `position`: contiguous, sizes differ by at most one."""
-    base, rest = divmod(global_batch, world)
-    first = position + rank * base + min(rank, rest)
-    return first, first + base + (1 if rank < rest else 0)
+def slice_of(reader: int, readers: int, position: int, global_batch: int) -> tuple[int, int]:
+    """The positions that `reader` trains on in the step at `position`: contiguous, sizes differ by at most one."""
+    base, rest = divmod(global_batch, readers)
+    first = position + reader * base + min(reader, rest)
+    return first, first + base + (1 if reader < rest else 0)

@@ -23,6 +23,8 @@ class Datasets:
 def ensure_datasets(resolved: Mapping[str, Any], console: Console, start_ray: Callable[[], None]) -> Datasets:
     """Finds every dataset of the spec, builds what is missing, and checks that the vocabulary fits the model."""
     data = resolved["spec"]["data"]
+    if data is None:
+        return Datasets(urls={"train": {}, "validation": {}}, vocab_size=0)
     wanted = [("train", name) for name in data["sources"]]
     wanted += [("validation", name) for name in data.get("validation") or {}]
     urls: dict[str, dict[str, str]] = {"train": {}, "validation": {}}
@@ -65,7 +67,8 @@ def _fitting_vocabulary(resolved: Mapping[str, Any], urls: Mapping[str, Mapping[
         for name, url in by_name.items():
             sizes[name] = int(json.loads(_core.dataset_info(url))["vocab_size"])
     needed = max(sizes.values())
-    given = resolved["spec"]["model"]["config"].get("vocab_size")
+    model = resolved["spec"]["model"]
+    given = None if model is None else model["config"].get("vocab_size")
     if given is not None and given < needed:
         largest = max(sizes, key=lambda name: sizes[name])
         raise _core.InvalidError(

@@ -110,7 +110,7 @@ def _run(resolved: Mapping[str, Any], *, take_over: bool, console: Console, stop
     heartbeat = _core.Heartbeat(store_url, attempt)
     try:
         resumed = "from the beginning" if commit is None else f"from step {commit['step']}"
-        console.say(f"run `{plan.name}` · attempt {attempt} · {resumed} · {_workers_text(workers)} · {plan.strategy}")
+        console.say(f"run `{plan.name}` · attempt {attempt} · {resumed} · {_workers_text(workers)} · {plan.layout}")
         driving = _Attempt(plan, attempt, resolved, console, stop, heartbeat)
         start_ray()
         return driving.run()
@@ -209,6 +209,7 @@ class _Attempt:
             ),
             backend_config=_ray_train.TorchWorld(gpus=gpus, timeout_s=COLLECTIVE_TIMEOUT_SECONDS),
             keeper=keeper,
+            mesh_size=self.plan.layout.mesh_size,
         )
 
     def _watch(self, fit: threading.Thread, keeper: Any) -> None:
@@ -275,7 +276,8 @@ def _require_same_run(store_url: str, resolved: Mapping[str, Any], commit: Mappi
 
 def _require_samples(plan: Plan) -> None:
     """Opens every order, which refuses a source that is shorter than one sample, before anything is claimed."""
-    _core.Order(json.dumps(plan.stream_config(0, 1, 0)))
+    if plan.sources:
+        _core.Order(json.dumps(plan.stream_config(0, 1, 0)))
     for held in plan.validation:
         _core.Order(json.dumps(plan.validation_config(held, 1, 0, 1)))
 

@@ -11,7 +11,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,20 +46,26 @@ class StepWatch:
     clock: Clock
     start: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
+    _cause: str | None = None
+    _since: float = 0.0
 
-    def begin(self) -> None:
-        """Starts a step."""
-        self.start = self.clock.now()
+    def begin(self, cause: str) -> None:
+        """Starts a step, with a span of `cause`."""
+        self.start = self._since = self.clock.now()
         self.seconds = {}
+        self._cause = cause
 
-    @contextlib.contextmanager
-    def span(self, cause: str) -> Iterator[None]:
-        """Adds the block's time to `cause`; blocks must not nest."""
-        start = self.clock.now()
-        try:
-            yield
-        finally:
-            self.seconds[cause] = self.seconds.get(cause, 0.0) + self.clock.now() - start
+    def switch(self, cause: str) -> None:
+        """Ends the span at hand and starts one of `cause`."""
+        self.stop()
+        self._cause = cause
+
+    def stop(self) -> None:
+        """Ends the span at hand; what follows is covered by none."""
+        now = self.clock.now()
+        if self._cause is not None:
+            self.seconds[self._cause] = self.seconds.get(self._cause, 0.0) + now - self._since
+        self._cause, self._since = None, now
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,9 +261,10 @@ class Keeper:
             if event["kind"] == "step":
                 self._reached_step = max(self._reached_step, int(event["step"]))
                 if rank == 0:
-                    self._latest.update({name: event[name] for name in ("step", "loss", "lr", "world", "total_steps")})
+                    shown = ("step", "loss", "lr", "world", "total_steps")
+                    self._latest.update({name: event[name] for name in shown if name in event})
                     seconds = event["end"] - event["start"]
-                    self._recent.append((event["end"], event["tokens"], event["data_wait"], seconds))
+                    self._recent.append((event["end"], event.get("tokens", 0), event["data_wait"], seconds))
                     del self._recent[:-50]
             elif event["kind"] == "validation":
                 self._latest.setdefault("validation_first", event["loss"])

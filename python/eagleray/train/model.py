@@ -109,22 +109,41 @@ class Llama(nn.Module):
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.rope = Rope(config)
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
+        # By name, so that a model with a part of the layers calls them what the whole one does.
+        self.layers = nn.ModuleDict({str(index): Layer(config) for index in range(config.num_layers)})
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
         self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.tie()
 
     def tie(self) -> None:
         """Shares the embedding with the head where the config says so (again after a move off `meta`)."""
-        if self.config.tie_embeddings:
+        if self.config.tie_embeddings and self.embedding is not None and self.head is not None:
             self.head.weight = self.embedding.weight
 
-    def forward(self, tokens: Tensor, position_ids: Tensor) -> Tensor:
-        """Logits [batch, sequence, vocabulary] for tokens and positions [batch, sequence]."""
+    def keep(self, layers: range, *, first: bool, last: bool) -> None:
+        """Drops all layers but these, the embedding unless `first`, the last norm and the head unless `last`.
+
+        What is left maps what the part before gives to what the part after takes.
+        """
+        for index in range(self.config.num_layers):
+            if index not in layers:
+                del self.layers[str(index)]
+        if not first:
+            self.embedding = None
+        if not last:
+            self.norm = self.head = None
+
+    def forward(self, inputs: Tensor, position_ids: Tensor) -> Tensor:
+        """Logits [batch, sequence, vocabulary] for tokens and positions [batch, sequence].
+
+        Of a part of the model: from the hidden states of the part before, to those for the part after.
+        """
         cos, sin = self.rope(position_ids)
-        states = self.embedding(tokens)
-        for layer in self.layers:
+        states = inputs if self.embedding is None else self.embedding(inputs)
+        for layer in self.layers.values():
             states = layer(states, cos, sin)
+        if self.head is None:
+            return states
         out: Tensor = self.head(self.norm(states))
         return out
 

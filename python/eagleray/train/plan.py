@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from eagleray import _core
+
+from .layout import Layout
 from .model_config import ModelConfig
 
 
@@ -93,14 +96,18 @@ class Plan:
     name: str
     store: str
     seed: int
+    vocab_size: int
     sequence_length: int
     global_batch: int
     micro_batch: int
     steps: int
-    strategy: str
+    layout: Layout
     precision: str
+    recompute: str
+    pipeline: str
     clip_grad_norm: float | None
-    model: ModelConfig
+    model: ModelConfig | None
+    function: str | None
     optimizer: Optimizer
     sources: tuple[Source, ...]
     validation: tuple[Validation, ...]
@@ -111,28 +118,39 @@ class Plan:
     program: str
 
     @property
+    def shape(self) -> ModelConfig:
+        """The shape of the built-in model."""
+        if self.model is None:
+            raise _core.InternalError("a run of its own code has no built-in model")
+        return self.model
+
+    @property
     def tokens_per_step(self) -> int:
         """Tokens of one global batch."""
         return self.global_batch * self.sequence_length
 
-    def stream_config(self, rank: int, world: int, position: int) -> dict[str, Any]:
-        """Config of the training stream of one rank."""
+    def micro_batches(self, readers: int) -> int:
+        """Micro batches of a step on each rank: those of the reader with the largest share."""
+        return math.ceil(math.ceil(self.global_batch / readers) / self.micro_batch)
+
+    def stream_config(self, reader: int, readers: int, position: int) -> dict[str, Any]:
+        """Config of the training stream of one share of the global batch."""
         return {
             "sources": [source.to_json() for source in self.sources],
             "sequence_length": self.sequence_length,
             "seed": self.seed,
             "global_batch": self.global_batch,
             "micro_batch": self.micro_batch,
-            "rank": rank,
-            "world": world,
+            "rank": reader,
+            "world": readers,
             "position": position,
             "end_position": self.steps * self.global_batch,
             "prefetch_bytes": prefetch_bytes(self.sequence_length, self.micro_batch),
         }
 
-    def validation_config(self, validation: Validation, samples: int, rank: int, world: int) -> dict[str, Any]:
-        """Config of a rank's share of one validation: positions 0 to `samples` of that dataset's own order."""
-        config = self.stream_config(rank, world, 0)
+    def validation_config(self, validation: Validation, samples: int, reader: int, readers: int) -> dict[str, Any]:
+        """Config of a reader's share of one validation: positions 0 to `samples` of that dataset's own order."""
+        config = self.stream_config(reader, readers, 0)
         source = Source(name=validation.name, url=validation.url, weight=1.0)
         return config | {
             "sources": [source.to_json()],
@@ -149,21 +167,27 @@ def prefetch_bytes(sequence_length: int, micro_batch: int) -> int:
 def plan_from(resolved: Mapping[str, Any], datasets: Mapping[str, Mapping[str, str]], vocab_size: int) -> Plan:
     """The plan of a resolved spec; `datasets` holds the built URL of each source, by `train` and `validation`."""
     spec = resolved["spec"]
-    data, train, checkpoint = spec["data"], spec["train"], spec["checkpoint"]
+    data, train, checkpoint = spec["data"] or {"sources": {}}, spec["train"], spec["checkpoint"]
+    if train["steps"] is None:
+        raise _core.InvalidError("the key `steps` is missing in `train`: the run must know its end")
     every = checkpoint["every"]
     optimizer, schedule = train["optimizer"], train["schedule"]
     return Plan(
         name=spec["name"],
         store=spec["store"],
         seed=spec["seed"],
-        sequence_length=data["sequence_length"],
-        global_batch=train["global_batch"],
+        vocab_size=vocab_size,
+        sequence_length=data.get("sequence_length", 0),
+        global_batch=train["global_batch"] if data["sources"] else 0,
         micro_batch=train["micro_batch"],
         steps=train["steps"],
-        strategy=train["strategy"]["kind"],
+        layout=Layout.from_resolved(train["strategy"]),
         precision=train["precision"],
+        recompute=train["recompute"],
+        pipeline=train["pipeline"],
         clip_grad_norm=train.get("clip_grad_norm"),
-        model=ModelConfig.from_resolved(spec["model"]["config"], vocab_size),
+        model=None if train.get("function") else ModelConfig.from_resolved(spec["model"]["config"], vocab_size),
+        function=train.get("function"),
         optimizer=Optimizer(
             lr=optimizer["lr"],
             betas=(optimizer["betas"][0], optimizer["betas"][1]),

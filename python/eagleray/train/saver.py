@@ -6,15 +6,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from eagleray import _core
 from eagleray.checkpoint import CheckpointEngine, Place, Saved
 from eagleray.checkpoint.engine import load as load_checkpoint
 
 from .context import BatchStream, Context
-from .state import load_state, save_state
-from .strategy import Spread
+from .state import Held
+from .totals import Totals
 
 # A store that does not answer costs one save, not the run; after this many in a row the run stops.
 FAILED_SAVES_MAX = 3
@@ -23,11 +21,9 @@ FAILED_SAVES_MAX = 3
 class Saver:
     """The checkpoints of one rank's loop."""
 
-    def __init__(
-        self, context: Context, spread: Spread, optimizer: torch.optim.Optimizer, stream: BatchStream, step: int
-    ) -> None:
+    def __init__(self, context: Context, held: Held, stream: BatchStream | None, step: int) -> None:
         plan = context.plan
-        self._context, self._spread, self._optimizer, self._stream = context, spread, optimizer, stream
+        self._context, self._held, self._stream = context, held, stream
         self._place = Place(
             store_url=plan.store,
             attempt=context.attempt,
@@ -46,11 +42,12 @@ class Saver:
         self.saved_step = step
 
     def load(self, commit: Mapping[str, Any]) -> None:
-        """Fills model and optimizer from a commit, verified."""
+        """Fills what is held from a commit, verified."""
         directory = str(commit["dir"])
-        load_state(self._spread.model, self._optimizer, lambda state: load_checkpoint(self._place, directory, state))
+        values = (commit.get("metadata") or {}).get("values") or {}
+        self._held.restore(lambda state: load_checkpoint(self._place, directory, state), values)
 
-    def due(self, step: int) -> bool:
+    def _due(self, step: int) -> bool:
         """Whether to save after `step`; asked of rank 0 alone, once a step, as it may read the clock."""
         asked_before, self._asked = self._asked, self._context.reporter.signalled("save")
         if self._asked and not asked_before:
@@ -58,9 +55,14 @@ class Saver:
         since = self._context.clock.now() - self._began
         return self._context.plan.cadence.due(step, since, self._context.world, self._stall, self._seconds)
 
-    def failed(self) -> bool:
-        """Whether the save in flight has ended badly, as far as this rank knows."""
-        return self._engine.failed()
+    def set_flags(self, mine: Totals, step: int) -> None:
+        """What this rank has to say to the world at `step`. Decisions that read a clock are rank 0's alone."""
+        reporter = self._context.reporter
+        mine.stop = int(reporter.signalled("stop"))
+        mine.superseded = int(reporter.signalled("superseded"))
+        if self._context.rank == 0:
+            mine.save_due = int(self._due(step))
+            mine.save_failed = int(self._engine.failed())
 
     def save(self, step: int, *, wait: bool) -> None:
         """Begins a save of `step`; the time until training may go on is the stall."""
@@ -70,7 +72,8 @@ class Saver:
         began = self._context.clock.now()
         with self._context.spanned("checkpoint_stall"):
             self.collect()
-            self._engine.save_async(save_state(self._spread.model, self._optimizer), self._commit_fields(step))
+            tensors, values = self._held.gather()
+            self._engine.save_async(tensors, self._commit_fields(step, values))
             self._stall = self._context.clock.now() - began
             self._began = began
             if wait or not self._context.plan.save_async:
@@ -106,18 +109,21 @@ class Saver:
             fields |= {"committed": saved.committed, "bytes": saved.bytes, "stall": self._stall or 0.0}
             self._context.reporter.add("checkpoint", t=saved.committed, **fields)
 
-    def _commit_fields(self, step: int) -> dict[str, Any]:
+    def _commit_fields(self, step: int, values: Mapping[str, Any]) -> dict[str, Any]:
         plan = self._context.plan
         position = step * plan.global_batch
+        # Randomness is a function of these: nothing else of a generator's state outlives a step.
+        metadata: dict[str, Any] = {"rng": {"seed": plan.seed, "position": position}}
+        if values:
+            metadata["values"] = values
         return {
             "step": step,
             "position": position,
-            "strategy": plan.strategy,
+            "strategy": str(plan.layout),
             **plan.hashes,
-            "stream_state": json.loads(self._stream.state()),
+            "stream_state": None if self._stream is None else json.loads(self._stream.state()),
             "program": plan.program,
-            # Randomness is a function of these: nothing else of a generator's state outlives a step.
-            "metadata": {"rng": {"seed": plan.seed, "position": position}},
+            "metadata": metadata,
         }
 
     def _sweep(self) -> None:

@@ -1,48 +1,107 @@
-"""How the model is spread over the world: `ddp` (replicated) and `fsdp2` (sharded), behind one small interface.
+"""How the model is spread over the world, behind one small interface.
 
-The loop never asks which strategy runs. Both average gradients over the world, so the loop scales each
-loss by `world / tokens of the global batch` and gets the same gradient from either, for any world.
+    ddp      replicas: DistributedDataParallel
+    fsdp2    shards over all ranks: fully_shard
+    mesh     {pp, dp_replicate, dp_shard, tp}: a pipeline of stages, each sharded over its readers, each tensor in parts
+
+The loop never asks which strategy runs. All average gradients over the ranks that read other samples, so the loop
+scales each loss by `readers / tokens of the global batch` and gets the same gradient from any, for any world.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor.parallel import loss_parallel
 from torch.nn.parallel import DistributedDataParallel
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import clip_grads_with_norm_
 
 from eagleray import _core
 
-from .model import Llama, initialise
+from .context import Tensors
+from .layout import AXES, Axes, Layout
+from .model import Llama, initialise, sample_losses
 from .model_config import ModelConfig
-
-AVAILABLE = ("ddp", "fsdp2")
+from .recompute import recompute
+from .tensor_parallel import require_divisible, split_tensors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """What a micro batch gave: the summed loss of each sample, and how many tokens were predicted."""
+
+    losses: Tensor
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flow:
+    """What goes through a pipeline: samples of a micro batch, micro batches of a step, tokens of a sample."""
+
+    micro_batch: int
+    micro_batches: int
+    sequence_length: int
+    schedule: str = "1f1b"
+
+
+@dataclass(kw_only=True)
 class Spread:
     """A model on its devices, with what differs between strategies."""
 
-    kind: str
+    layout: Layout
+    axes: Axes
     model: nn.Module
     mesh: DeviceMesh
     device: torch.device
     autocast: bool
 
+    def forward_backward(self, tensors: Tensors, scale: float, *, last: bool) -> list[Done]:
+        """Adds the gradient of `scale` × the losses of a micro batch; `last` says that it ends the step.
+
+        Returns what has become known of micro batches of this step: on each rank, or on those that have losses.
+        """
+        with self._accumulating(last), self.loss_in_parts():
+            losses = self._losses(tensors)
+            # A rank short of samples runs the model for its peers, on zeros that nobody counts.
+            (losses.sum() * (0.0 if tensors.empty else scale)).backward()  # type: ignore[no-untyped-call]
+        return [] if tensors.empty else [Done(losses=losses.detach(), tokens=tensors.labels.numel())]
+
+    def evaluate(self, tensors: Tensors) -> list[Done]:
+        """The losses of a micro batch without their gradients."""
+        with torch.no_grad(), self.loss_in_parts():
+            losses = self._losses(tensors)
+        return [] if tensors.empty else [Done(losses=losses, tokens=tensors.labels.numel())]
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Trained parameters of this rank; shards of them where they are sharded."""
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    def clip(self, max_norm: float | None) -> float:
+        """Clips gradients in place by their global norm, which it returns (before clipping)."""
+        return clip_gradients(self.model.parameters(), max_norm, stages=self.axes.pp)
+
+    def _losses(self, tensors: Tensors) -> Tensor:
+        with self.precision():
+            logits = self.model(tensors.tokens, tensors.position_ids)
+        return whole(sample_losses(logits, tensors.labels))
+
     def precision(self) -> contextlib.AbstractContextManager[object]:
-        """The context of a forward pass (bf16 autocast for ddp; fsdp2 casts its own parameters)."""
+        """bf16 autocast where parameters are not cast as they are gathered."""
         if self.autocast:
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return contextlib.nullcontext()
 
-    def accumulating(self, last: bool) -> contextlib.AbstractContextManager[object]:
+    def _accumulating(self, last: bool) -> contextlib.AbstractContextManager[object]:
         """The context of one micro batch: replicas' gradients meet on the last one of a step only.
 
         Shards' meet on each: kept back, every rank would hold the whole gradient in fp32, which is what sharding
@@ -52,57 +111,135 @@ class Spread:
             return self.model.no_sync()
         return contextlib.nullcontext()
 
-    def parameters(self) -> list[nn.Parameter]:
-        """Trained parameters; shards of them under fsdp2."""
-        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-
-    def clip(self, max_norm: float | None) -> float:
-        """Clips gradients in place by their global norm, which it returns (before clipping)."""
-        parameters = [parameter for parameter in self.parameters() if parameter.grad is not None]
-        norm = get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
-        if max_norm is not None:
-            clip_grads_with_norm_(parameters, max_norm, norm)
-        whole = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        return float(whole.item())
+    def loss_in_parts(self) -> contextlib.AbstractContextManager[object]:
+        """Under `tp` each rank has the logits of its part of the vocabulary."""
+        return loss_parallel() if self.axes.tp > 1 else contextlib.nullcontext()
 
 
-def spread(kind: str, config: ModelConfig, *, seed: int, precision: str, device: torch.device) -> Spread:
-    """Builds the model, starts it from `seed` and spreads it over the default process group."""
-    if kind not in AVAILABLE:
-        available = ", ".join(AVAILABLE)
-        raise _core.InvalidError(f"`train.strategy: {kind}` is not available in this build; available: {available}")
-    world = torch.distributed.get_world_size()
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None, *, stages: int = 1) -> float:
+    """Clips gradients in place by their global norm, which it returns (before clipping).
+
+    Ranks hold parts or copies of the gradients of one of `stages` stages; each part counts once.
+    """
+    given = [parameter for parameter in parameters if parameter.grad is not None]
+    gradients = [_reduced(parameter) for parameter in given]
+    holders = dist.get_world_size() // stages
+    copies = torch.tensor([holders // _parts(gradient) for gradient in gradients], dtype=torch.float64)
+    norms = torch.stack(torch._foreach_norm([_local(gradient) for gradient in gradients])).double()
+    squares = (norms.square() / copies.to(norms.device)).sum()
+    dist.all_reduce(squares)
+    norm = squares.sqrt().float()
+    if max_norm is not None:
+        clip_grads_with_norm_(given, max_norm, norm)
+    return float(norm.item())
+
+
+def _reduced(parameter: nn.Parameter) -> Tensor:
+    """The gradient; one that ranks of `tp` still hold as summands (a norm's, from parts of the sequence) summed up."""
+    gradient = parameter.grad
+    if isinstance(gradient, DTensor) and any(placement.is_partial() for placement in gradient.placements):
+        gradient = parameter.grad = gradient.redistribute(placements=parameter.placements)  # type: ignore[attr-defined]
+    return gradient  # type: ignore[return-value]
+
+
+def _local(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _parts(tensor: Tensor) -> int:
+    """How many ranks share one copy of a tensor."""
+    if not isinstance(tensor, DTensor):
+        return 1
+    mesh = tensor.device_mesh
+    return math.prod(
+        mesh.size(axis) for axis, placement in enumerate(tensor.placements) if not placement.is_replicate()
+    )
+
+
+def whole(losses: Tensor) -> Tensor:
+    """Losses as every rank of `tp` has them."""
+    return _local(losses)
+
+
+def spread(
+    layout: Layout,
+    config: ModelConfig,
+    *,
+    seed: int,
+    precision: str,
+    device: torch.device,
+    recomputed: str = "none",
+    flow: Flow | None = None,
+) -> Spread:
+    """Builds the model, starts it from `seed` and spreads it over the default process group.
+
+    `recomputed` is `none`, `selective` or `full`. `flow` is needed where `layout` has pipeline stages.
+    """
+    world = dist.get_world_size()
+    axes = layout.over(world)
+    if axes.cp > 1:
+        raise _core.InvalidError("`train.strategy` with `cp` is not available in this build; put `tp` or `pp` there")
     bf16 = precision == "bf16"
-    if kind == "ddp":
+    if layout.kind == "ddp":
         mesh = init_device_mesh(device.type, (world,), mesh_dim_names=("dp_replicate",))
         model = Llama(config)
         initialise(model, seed, _copy_whole)
+        recompute(model.layers, recomputed)
         model.to(device)
         # Buckets are views of the gradients, so a step holds one copy of them; the graph never changes.
         wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True)
-        return Spread(kind=kind, model=wrapped, mesh=mesh, device=device, autocast=bf16)
-    mesh = init_device_mesh(device.type, (world,), mesh_dim_names=("dp_shard",))
+        return Spread(layout=layout, axes=axes, model=wrapped, mesh=mesh, device=device, autocast=bf16)
+    require_divisible(config, axes.tp)
+    mesh = mesh_of(axes, device)
     with torch.device("meta"):
         model = Llama(config)
-    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if bf16 else None
-    _shard(model, mesh, policy or MixedPrecisionPolicy())
+    stage = axes.stage(dist.get_rank())
+    if axes.pp > 1:
+        model.keep(axes.layers(stage, config.num_layers), first=stage == 0, last=stage == axes.pp - 1)
+    if axes.tp > 1:
+        split_tensors(model, mesh["tp"])
+    recompute(model.layers, recomputed)
+    sharded = axes.readers > 1 or layout.kind == "fsdp2"
+    if sharded:
+        shard(model, model.layers.values(), mesh, axes, bf16=bf16)
     model.to_empty(device=device)
     model.tie()
-    initialise(model, seed, _copy_shard)
-    return Spread(kind=kind, model=model, mesh=mesh, device=device, autocast=False)
+    initialise(model, seed, _copy_part)
+    parts: dict[str, Any] = {"layout": layout, "axes": axes, "model": model, "mesh": mesh, "device": device}
+    parts["autocast"] = bf16 and not sharded
+    if axes.pp == 1:
+        return Spread(**parts)
+    if flow is None:
+        raise _core.InternalError("a pipeline needs the shape of its micro batches")
+    from .pipeline import Pipelined
+
+    return Pipelined(**parts, flow=flow, bf16=bf16)
 
 
-def _shard(model: Llama, mesh: DeviceMesh, policy: MixedPrecisionPolicy) -> None:
-    for layer in model.layers:
-        fully_shard(layer, mesh=mesh, mp_policy=policy)
-    fully_shard(model, mesh=mesh, mp_policy=policy)
+def mesh_of(axes: Axes, device: torch.device) -> DeviceMesh:
+    """The axes that are more than 1, and the one that shards in any case."""
+    kept = {name: size for name, size in zip(AXES, axes.sizes, strict=True) if size > 1 or name == "dp_shard"}
+    return init_device_mesh(device.type, tuple(kept.values()), mesh_dim_names=tuple(kept))
+
+
+def shard(model: nn.Module, layers: Iterable[nn.Module], mesh: DeviceMesh, axes: Axes, *, bf16: bool) -> None:
+    """Shards `model` over the ranks of `mesh` that read other samples; each of `layers` is gathered on its own."""
+    policy = MixedPrecisionPolicy()
+    if bf16:
+        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    # A stage's backward pass keeps what it has gathered until the step ends: dropping it before would gain nothing.
+    reading: Any = ("dp_replicate", "dp_shard") if axes.dp_replicate > 1 else "dp_shard"
+    options: dict[str, Any] = {"mesh": mesh[reading], "mp_policy": policy, "reshard_after_forward": axes.pp == 1}
+    for layer in layers:
+        fully_shard(layer, **options)
+    fully_shard(model, **options)
 
 
 def _copy_whole(parameter: nn.Parameter, value: Tensor) -> None:
     parameter.copy_(value)
 
 
-def _copy_shard(parameter: nn.Parameter, value: Tensor) -> None:
+def _copy_part(parameter: nn.Parameter, value: Tensor) -> None:
     if not isinstance(parameter, DTensor):
         parameter.copy_(value)
         return

@@ -32,6 +32,7 @@ class TensorBoard:
             return
         if event["kind"] == "step":
             values = {tag: event[name] for name, tag in _TAGS.items() if name in event}
+            values |= {f"own/{name}": value for name, value in event.get("figures", {}).items()}
         elif event["kind"] == "validation":
             values = {f"validation/{event['name']}": event["loss"]}
         else:

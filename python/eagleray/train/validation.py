@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from eagleray import _core
 
 from .context import Context, Tensors
@@ -31,18 +29,15 @@ def validate(context: Context, spread: Spread, step: int) -> None:
                 context.reporter.add("validation", t=end, **figures, start=start, end=end)
 
 
-@torch.no_grad()
 def _totals(context: Context, spread: Spread, held: Validation) -> Totals:
     mine = Totals()
     samples = min(held.samples, context.validation_samples(held))
     stream = context.open_validation(held, samples)
     try:
         while (batch := stream.next()) is not None:
-            tensors = Tensors.of(batch, context.device)
-            with spread.precision():
-                losses = tensors.losses(spread)
-            if not tensors.empty:
-                mine.add_losses(losses.double().tolist(), tensors.labels.numel())
+            for done in spread.evaluate(Tensors.of(batch, context.device)):
+                if context.speaks:
+                    mine.add_losses(done.losses.double().tolist(), done.tokens)
     finally:
         stream.close()
     return mine.reduce(context.device)

@@ -12,10 +12,11 @@ import torch.distributed as dist
 
 from eagleray import _core
 
-from .context import BatchStream, Context
+from .context import BatchStream, Context, Outcome
 from .entry import WorkerConfig
 from .ledger import Clock, Event, Reporter
-from .loop import Outcome, train
+from .loop import train
+from .own import run_function
 from .plan import Plan, Validation
 
 
@@ -49,7 +50,8 @@ def run(worker: WorkerConfig, clock: Clock, entered: float) -> dict[str, Any]:
         reporter=reporter,
     )
     try:
-        outcome: Outcome = train(surroundings, entered)
+        function = worker.plan.function
+        outcome: Outcome = run_function(surroundings, function, entered) if function else train(surroundings, entered)
     finally:
         reporter.close()
     return asdict(outcome)
@@ -68,8 +70,11 @@ def surroundings_of(
 ) -> Context:
     """What the loop works with on one rank of the default process group; every rank makes its own at once."""
 
+    axes = plan.layout.over(world)
+    reader, readers = axes.reader(rank), axes.readers
+
     def open_stream(position: int) -> BatchStream:
-        stream: Any = _core.Stream(json.dumps(plan.stream_config(rank, world, position)))
+        stream: Any = _core.Stream(json.dumps(plan.stream_config(reader, readers, position)))
         # A stream opens when it is first asked: asked now, it reads ahead while the model is built.
         stream.state()
         return stream  # type: ignore[no-any-return]
@@ -78,6 +83,7 @@ def surroundings_of(
         plan=plan,
         rank=rank,
         world=world,
+        axes=axes,
         attempt=attempt,
         reached_step=reached_step,
         device=device,
@@ -85,14 +91,14 @@ def surroundings_of(
         reporter=reporter,
         save_group=_save_group(),
         open_stream=open_stream,
-        open_validation=lambda held, samples: open_validation(plan, held, samples, rank, world),
+        open_validation=lambda held, samples: open_validation(plan, held, samples, reader, readers),
         validation_samples=lambda held: validation_samples(plan, held),
     )
 
 
-def open_validation(plan: Plan, held: Validation, samples: int, rank: int, world: int) -> BatchStream:
-    """A rank's share of the held-out samples."""
-    stream: Any = _core.Stream(json.dumps(plan.validation_config(held, samples, rank, world)))
+def open_validation(plan: Plan, held: Validation, samples: int, reader: int, readers: int) -> BatchStream:
+    """A reader's share of the held-out samples."""
+    stream: Any = _core.Stream(json.dumps(plan.validation_config(held, samples, reader, readers)))
     return stream
 
 

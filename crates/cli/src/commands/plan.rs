@@ -8,7 +8,7 @@ use eagleray_plan::accelerator::{ACCELERATORS, Accelerator, Node, accelerator};
 use eagleray_plan::{
     Choice, Device, Layout, Memory, Planned, Recompute, Setting, Shape, Situation, Term, fewest, memory,
 };
-use eagleray_spec::types::{Precision, Strategy, model};
+use eagleray_spec::types::{Pipeline, Precision, Strategy, model};
 use serde_json::{Value, json};
 
 use super::SpecArgs;
@@ -109,6 +109,7 @@ impl Plan {
             global_batch: None,
             precision: Precision::Bf16,
             recompute: Recompute::None,
+            pipeline: Pipeline::default(),
             device: Device::Gpu,
         };
         let accelerators = chosen.map_or_else(|| ACCELERATORS.to_vec(), |one| vec![one]);

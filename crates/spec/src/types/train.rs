@@ -35,6 +35,12 @@ pub struct Train {
     /// The precision of the computation; parameters and moments stay fp32.
     #[serde(default)]
     pub precision: Precision,
+    /// What of the forward pass is computed again in the backward pass instead of kept (activation checkpointing).
+    #[serde(default)]
+    pub recompute: Recompute,
+    /// How the stages of a pipeline take turns.
+    #[serde(default)]
+    pub pipeline: Pipeline,
     /// The norm that gradients are scaled down to; `null` leaves them as they are.
     #[serde(default = "clip_grad_norm")]
     pub clip_grad_norm: Option<f64>,
@@ -268,6 +274,45 @@ pub enum Precision {
     /// Products in bfloat16.
     #[default]
     Bf16,
+}
+
+/// What of the forward pass is computed again in the backward pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Recompute {
+    /// Nothing: everything that a gradient needs is kept.
+    #[default]
+    None,
+    /// All but attention and every second matrix product.
+    Selective,
+    /// Whole layers: only the input of each is kept.
+    Full,
+}
+
+impl Recompute {
+    /// All of them, the least first.
+    pub const ALL: [Self; 3] = [Self::None, Self::Selective, Self::Full];
+
+    /// The name as written.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Selective => "selective",
+            Self::Full => "full",
+        }
+    }
+}
+
+/// How the stages of a pipeline take turns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum Pipeline {
+    /// One micro batch forward, one backward: a stage holds as many as there are stages after it.
+    #[default]
+    #[serde(rename = "1f1b")]
+    OneForwardOneBackward,
+    /// All forward, then all backward: a stage holds every micro batch of the step.
+    #[serde(rename = "gpipe")]
+    Gpipe,
 }
 
 /// Your own script.

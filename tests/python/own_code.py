@@ -1,0 +1,70 @@
+"""Training functions of users, as `train.function` names them."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from eagleray.train.own import TrainContext
+
+
+class Bigram(nn.Module):
+    """Tokens to logits, in two layers that look at nothing but the token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(300, 32)
+        self.layers = nn.ModuleList(nn.Sequential(nn.Linear(32, 32), nn.Tanh()) for _ in range(2))
+        self.head = nn.Linear(32, 300)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Logits [batch, sequence, vocabulary]."""
+        states = self.embedding(tokens)
+        for layer in self.layers:
+            states = states + layer(states)
+        logits: torch.Tensor = self.head(states)
+        return logits
+
+
+class Counter:
+    """Something of the user's with a state."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """What a checkpoint keeps."""
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Goes on from there."""
+        self.steps = state["steps"]
+
+
+def train(context: TrainContext) -> None:
+    """A model, an optimizer with a schedule, and a counter."""
+    model = context.distribute(Bigram())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, total_iters=50)
+    counter = Counter()
+    for step in context.steps(model=model, optimizer=optimizer, schedule=schedule, counter=counter):
+        for batch in step.batches:
+            logits = model(batch.tokens)
+            step.backward(functional.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), reduction="sum"))
+        optimizer.step()
+        optimizer.zero_grad()
+        counter.steps += 1
+        assert counter.steps == step.number
+        context.log(lr=schedule.get_last_lr()[0], counted=counter.steps)
+        schedule.step()
+
+
+def forgetful(context: TrainContext) -> None:
+    """Leaves a batch of each step untaken."""
+    for step in context.steps():
+        next(step.batches)
+
+
+def without_steps(context: TrainContext) -> None:
+    """Returns at once."""

@@ -1,0 +1,132 @@
+"""One training, however the model lies on the ranks: the same losses, and the same checkpoint bit for bit."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conftest import make_run
+from eagleray.train.loop import Loop
+from eagleray.train.state import save_state
+from ranks import Ranks
+from training import Corpus, Run, Trained, surroundings, train_in
+
+pytestmark = pytest.mark.timeout(600)
+SAVED, STEPS = 20, 30
+# Strategy, world, and what else the spec says.
+CASES: list[tuple[str, int, dict[str, str]]] = [
+    ("ddp", 1, {}),
+    ("ddp", 2, {"recompute": "full"}),
+    ("ddp", 4, {}),
+    ("fsdp2", 2, {}),
+    ("fsdp2", 3, {"recompute": "selective"}),
+    ("fsdp2", 4, {}),
+    ("{dp_replicate: 2, dp_shard: 2}", 4, {}),
+    ("{tp: 2}", 2, {}),
+    ("{dp_shard: 2, tp: 2}", 4, {"recompute": "full"}),
+    ("{pp: 2}", 2, {"pipeline": "1f1b"}),
+    ("{pp: 2}", 2, {"pipeline": "gpipe", "recompute": "full"}),
+    ("{pp: 2, dp_shard: 2}", 4, {}),
+    ("{pp: 2, tp: 2}", 4, {}),
+]
+
+
+@pytest.fixture(scope="module")
+def canonical(
+    corpus: Corpus, undisturbed: Run, ranks: Ranks, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Run, Trained]:
+    """A run of one rank with a checkpoint on the way: what every strategy goes on from, and what it must then do."""
+    del undisturbed  # It has built the datasets.
+    folder = tmp_path_factory.mktemp("canonical")
+    run = make_run(corpus, folder, steps=STEPS, every=f"{SAVED} steps", workers=1)
+    trained = train_in(ranks, 1, run)
+    assert run.commits() == [SAVED, STEPS]
+    shutil.rmtree(run.store / "checkpoints" / f"step-{STEPS:09}")
+    return run, trained
+
+
+@pytest.mark.parametrize(("strategy", "world", "more"), CASES)
+def test_from_one_checkpoint_every_strategy_has_the_same_losses(
+    strategy: str,
+    world: int,
+    more: dict[str, str],
+    canonical: tuple[Run, Trained],
+    new_run: Callable[..., Run],
+    ranks: Ranks,
+    tmp_path: Path,
+) -> None:
+    origin, expected = canonical
+    shutil.copytree(origin.store, tmp_path / "store")
+    run = new_run(store=tmp_path / "store", strategy=strategy, workers=world, steps=STEPS, every="1000 steps", **more)
+    trained = train_in(ranks, world, run)
+    wanted = {step: event for step, event in expected.history().items() if step > SAVED}
+    found = trained.history()
+    assert found.keys() == wanted.keys()
+    for step, event in wanted.items():
+        assert found[step]["loss"] == pytest.approx(event["loss"], rel=1e-5)
+        assert found[step]["grad_norm"] == pytest.approx(event["grad_norm"], rel=1e-4)
+        assert (found[step]["order_digest"], found[step]["token_digest"]) == (
+            event["order_digest"],
+            event["token_digest"],
+        )
+    last = [event["loss"] for event in expected.events("validation")][-1]
+    assert [event["loss"] for event in trained.events("validation")] == [pytest.approx(last, rel=1e-5)]
+
+
+@pytest.mark.parametrize(("strategy", "world"), sorted({case[:2] for case in CASES}))
+def test_what_a_strategy_loads_and_saves_again_is_equal_bit_for_bit(
+    strategy: str, world: int, canonical: tuple[Run, Trained], new_run: Callable[..., Run], ranks: Ranks, tmp_path: Path
+) -> None:
+    origin, _ = canonical
+    store = tmp_path / "store"
+    shutil.copytree(origin.store, store)
+    run = new_run(store=store, strategy=strategy, workers=world, steps=STEPS)
+    ranks.run(world, _save_again, run.spec(), run.claim())
+    assert run.commits() == [SAVED, SAVED + 1]
+    whole = new_run("whole", store=store, workers=1, steps=STEPS)
+    attempt = whole.claim()
+    ((before, after),) = ranks.run(1, _tensors, whole.spec(), attempt, (SAVED, SAVED + 1))
+    assert before.keys() == after.keys()
+    for name, tensor in before.items():
+        assert np.array_equal(tensor, after[name]), name
+
+
+def _save_again(rank: int, world: int, resolved: dict[str, Any], attempt: int) -> None:
+    with loaded(rank, world, resolved, attempt, SAVED) as loop:
+        loop.saver.save(SAVED + 1, wait=True)
+
+
+def _tensors(
+    rank: int, world: int, resolved: dict[str, Any], attempt: int, steps: tuple[int, ...]
+) -> list[dict[str, np.ndarray]]:
+    """What the checkpoint of each step holds, by name."""
+    found = []
+    for step in steps:
+        with loaded(rank, world, resolved, attempt, step) as loop:
+            state = save_state(loop.spread.model, loop.optimizer)
+            moments = {
+                f"{name}.{kind}": value for name, each in state["optimizer"].items() for kind, value in each.items()
+            }
+            found.append({name: value.detach().numpy().copy() for name, value in (state["model"] | moments).items()})
+    return found
+
+
+@contextmanager
+def loaded(rank: int, world: int, resolved: dict[str, Any], attempt: int, step: int) -> Iterator[Loop]:
+    """The loop of a rank, with the checkpoint of `step` loaded."""
+    with surroundings(rank, world, resolved, attempt, []) as context:
+        plan = context.plan
+        (commit,) = Path(plan.store).glob(f"checkpoints/step-{step:09}/*/COMMIT")
+        stream = context.open_stream(step * plan.global_batch)
+        try:
+            loop = Loop(context, stream, step)
+            loop.saver.load({"dir": str(commit.parent.relative_to(plan.store))})
+            yield loop
+        finally:
+            stream.close()
