@@ -89,6 +89,7 @@ def spec_text(corpus: Corpus, store: Path | str, **changes: Any) -> str:
         "documents": f"{corpus.root}/train.jsonl",
         "max_failures": 5,
         "function": "null",
+        "metrics": "{}",
     } | changes
     held = (
         "{}"
@@ -130,6 +131,7 @@ train:
 checkpoint:
   every: {options["every"]}
   keep: {{last: 100}}
+metrics: {options["metrics"]}
 cluster:
   workers: {options["workers"]}
 """

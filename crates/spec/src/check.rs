@@ -4,6 +4,7 @@
 
 mod cluster;
 mod data;
+mod metrics;
 mod train;
 
 use crate::problem;
@@ -115,6 +116,7 @@ pub(crate) fn check(read: &Read) -> Vec<Problem> {
         check_model(&mut checks, model);
     }
     train::check(&mut checks, spec);
+    metrics::check(&mut checks, &spec.metrics);
     cluster::check(&mut checks, &spec.cluster);
     checks.problems
 }

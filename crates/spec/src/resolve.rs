@@ -11,7 +11,7 @@ use crate::read::{self, Source};
 use crate::resolved::{self, Resolved};
 use crate::types::data::{Data, Text, Validation};
 use crate::types::values::{Every, Location, OneOrMany};
-use crate::types::{Model, NamedStrategy, Optimizer, RunSpec, Schedule, Strategy, Train, model};
+use crate::types::{Metrics, Model, NamedStrategy, Optimizer, RunSpec, Schedule, Strategy, Train, model};
 use crate::yaml::Node;
 
 /// The memory that `auto` takes a device to have for a model's state: half of an 80 GB accelerator.
@@ -91,6 +91,7 @@ impl Resolver<'_> {
                 keep: spec.checkpoint.keep.clone(),
                 r#async: spec.checkpoint.r#async,
             },
+            metrics: self.metrics(&spec.metrics),
             cluster: resolved::Cluster {
                 workers: spec.cluster.workers.into(),
                 eks: spec.cluster.eks.as_ref().map(to_value),
@@ -200,6 +201,18 @@ impl Resolver<'_> {
             script: self.script(train),
             function: train.function.clone(),
         }
+    }
+
+    /// A folder of MLflow's becomes absolute; what else a tracking URI may be stays as written.
+    fn metrics(&self, metrics: &Metrics) -> Metrics {
+        let mut metrics = metrics.clone();
+        if let Some(uri) = metrics.mlflow.as_mut().and_then(|mlflow| mlflow.tracking_uri.as_mut()) {
+            let is_profile = uri.starts_with("databricks") || *uri == "uc";
+            if !uri.contains(':') && !is_profile {
+                *uri = clean(&self.source.base.join(&*uri));
+            }
+        }
+        metrics
     }
 
     /// `auto` becomes what it stands for.

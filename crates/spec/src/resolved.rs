@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::types::data::{BadRecords, Filter, Format, LongDocuments, Order, Packing};
 use crate::types::values::Count;
-use crate::types::{Keep, LlamaConfig, Pipeline, Precision, Recompute};
+use crate::types::{Keep, LlamaConfig, Metrics, Pipeline, Precision, Recompute};
 
 /// What the file says it is.
 pub const FORMAT: &str = "eagleray.resolved";
@@ -61,6 +61,9 @@ pub struct Spec {
     pub train: Train,
     /// When to save, and what to keep.
     pub checkpoint: Checkpoint,
+    /// Where the figures of each step go; the default in files from before it was there.
+    #[serde(default)]
+    pub metrics: Metrics,
     /// What to run on.
     pub cluster: Cluster,
 }

@@ -5,6 +5,7 @@
 
 pub mod cluster;
 pub mod data;
+pub mod metrics;
 pub mod model;
 pub mod train;
 pub mod values;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub use cluster::{Capacity, Cluster, Cpu, Eks, EnvFrom, Group, Volume};
 pub use data::{BadRecords, Data, Filter, Format, LongDocuments, Order, Packing, Text, Validation};
+pub use metrics::{Metrics, Mlflow, Prometheus, Wandb, WandbMode};
 pub use model::{LlamaConfig, Model};
 pub use train::{
     AdamW, Cosine, Mesh, NamedStrategy, Optimizer, Pipeline, Precision, Recompute, Schedule, Script,
@@ -48,6 +50,9 @@ pub struct RunSpec {
     /// When to save, and what to keep.
     #[serde(default)]
     pub checkpoint: Checkpoint,
+    /// Where the figures of each step go, beside the ledger.
+    #[serde(default)]
+    pub metrics: Metrics,
     /// What to run on.
     #[serde(default)]
     pub cluster: Cluster,

@@ -91,6 +91,11 @@ snapshots! {
     workers_upside_down: with("checkpoint:", "cluster: {workers: {min: 4, max: 2}}\ncheckpoint:");
     a_secret_in_plain_sight: with("checkpoint:",
         "cluster: {eks: {namespace: a, image: b, groups: [{name: g, instance: p5, nodes: 1}], env: {WANDB_API_KEY: x}}}\ncheckpoint:");
+    a_tracking_uri_with_credentials_is_not_repeated: with("checkpoint:",
+        "metrics: {mlflow: {tracking_uri: 'https://me:secret@mlflow.acme.example'}}\ncheckpoint:");
+    a_host_for_prometheus_that_is_no_address: with("checkpoint:", "metrics: {prometheus: {host: localhost}}\ncheckpoint:");
+    a_sink_that_does_not_exist: with("checkpoint:", "metrics: {wandbb: {}}\ncheckpoint:");
+    a_port_that_does_not_exist: with("checkpoint:", "metrics: {prometheus: {port: 99999}}\ncheckpoint:");
     several_problems_at_once: shown(&GOOD.replace("seq", "sec").replace("0.75", "lots").replace("every: 10m", "evry: 10m")
         .replace("llama-tiny", "nothing-like-it"), &["train.steps=0"]);
     an_override_without_a_value: shown(GOOD, &["train.steps"]);

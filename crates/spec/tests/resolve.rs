@@ -199,3 +199,29 @@ fn anchors_and_merge_keys_are_read_as_yaml_has_them() {
     assert_eq!(spec["data"]["sources"]["more"]["documents"], json!(["/work/project/corpus/*.jsonl"]));
     assert_eq!(spec["data"]["sources"]["more"]["weight"], 0.5);
 }
+
+#[test]
+fn a_folder_of_mlflow_s_is_absolute_and_what_else_it_understands_stays_as_written() {
+    let tracking = |uri: &str| {
+        let overrides = [&*format!("metrics.mlflow.tracking_uri={uri}")];
+        spec(SMALL, &overrides)["metrics"]["mlflow"]["tracking_uri"].clone()
+    };
+    assert_eq!(tracking("mlruns"), "/work/project/mlruns");
+    for kept in ["https://mlflow.acme.example", "sqlite:///mlflow.db", "databricks"] {
+        assert_eq!(tracking(kept), kept);
+    }
+}
+
+#[test]
+fn metrics_change_nothing_that_a_resume_compares() {
+    let (old, new) = (run(SMALL, &[]).unwrap(), run(SMALL, &["metrics={wandb: {mode: offline}}"]).unwrap());
+    assert!(new.differences(&old).is_empty());
+    assert_eq!((new.order_hash, new.model_hash), (old.order_hash, old.model_hash));
+}
+
+#[test]
+fn a_resolved_run_from_before_there_were_metrics_has_the_default() {
+    let mut file: Value = serde_json::from_str(&run(SMALL, &[]).unwrap().to_json()).unwrap();
+    file["spec"].as_object_mut().unwrap().remove("metrics");
+    assert!(Resolved::from_json(&file.to_string()).unwrap().spec.metrics.tensorboard);
+}

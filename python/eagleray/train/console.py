@@ -87,8 +87,10 @@ def progress_line(report: dict[str, Any]) -> str:
         parts.append(f"loss {report['loss']:.4f}")
     if "tokens_per_second" in report:
         left = (report["total_steps"] - report["step"]) * report["seconds_per_step"]
+        parts.append(f"{_count(report['tokens_per_second'])} tok/s")
+        if report.get("mfu") is not None:
+            parts.append(f"MFU {report['mfu'] * 100:.1f} %")
         parts += [
-            f"{_count(report['tokens_per_second'])} tok/s",
             f"data wait {report['data_wait_share'] * 100:.1f} %",
             f"{_duration(left)} left",
         ]

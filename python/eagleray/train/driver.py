@@ -20,7 +20,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from eagleray import _core
@@ -33,6 +32,7 @@ from .datasets import ensure_datasets
 from .ledger import Clock
 from .plan import Plan, plan_from
 from .resume import newest, newest_fitting, superseded
+from .sinks import Wanted, require_clients
 
 POLL_SECONDS = 0.5
 # Ranks notice a lost peer by its closed socket; this only bounds a peer that hangs without dying.
@@ -86,6 +86,7 @@ def _run(resolved: Mapping[str, Any], *, take_over: bool, console: Console, stop
     spec = resolved["spec"]
     store_url = spec["store"]
     _core.refuse_unavailable(json.dumps(resolved), "train")
+    require_clients(Wanted.of(resolved))
     commit = newest(store_url)
     if commit is not None:
         _require_same_run(store_url, resolved, commit)
@@ -150,7 +151,7 @@ class _Attempt:
         # Nobody waits for the keeper to come up: what it is told first, it is told in this order.
         remote: Any = ray.remote(num_cpus=0, scheduling_strategy=_ray.this_node())
         reached = reached_step(self.plan.store)
-        keeper = remote(Keeper).remote(self.plan.store, self.attempt, self.began, reached, _tensorboard_dir(self.plan))
+        keeper = remote(Keeper).remote(self.plan.store, self.attempt, self.began, reached, Wanted.of(self.resolved))
         keeper.record.remote([self._start_event()])
         fit = threading.Thread(target=self._fit, args=(keeper,), name="fit", daemon=True)
         fit.start()
@@ -301,11 +302,6 @@ def _workers_text(workers: Mapping[str, int]) -> str:
     low, high = workers["min"], workers["max"]
     count = str(low) if low == high else f"{low} to {high}"
     return f"{count} worker{'' if count == '1' else 's'}"
-
-
-def _tensorboard_dir(plan: Plan) -> str | None:
-    """Where TensorBoard events go: beside a local store (event files cannot be appended to on S3)."""
-    return None if "://" in plan.store else str(Path(plan.store) / "tensorboard")
 
 
 def _finish(keeper: Any, store_url: str, attempt: int, outcome: str, step: int, now: float) -> None:

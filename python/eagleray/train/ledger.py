@@ -17,7 +17,8 @@ from typing import Any
 
 from eagleray import _core
 
-from .tensorboard import TensorBoard
+from .flops import mfu
+from .sinks import Sinks, Wanted
 
 FLUSH_SECONDS = 1.0
 # A rank hands its last events over within this long, or leaves: its peers may be gone.
@@ -145,7 +146,7 @@ class Keeper:
     """Writes the attempt's events and remembers what progress, signals and gaps need."""
 
     def __init__(
-        self, store_url: str, attempt: int, began: float, reached_step: int, tensorboard: str | None = None
+        self, store_url: str, attempt: int, began: float, reached_step: int, wanted: Wanted | None = None
     ) -> None:
         self._store_url = store_url
         self._attempt = attempt
@@ -165,7 +166,7 @@ class Keeper:
         self._flushed_at = 0.0
         self._latest: dict[str, Any] = {}
         self._recent: list[tuple[float, int, float, float]] = []
-        self._tensorboard = TensorBoard(tensorboard)
+        self._sinks = Sinks(wanted)
         self._notices: list[str] = []
 
     def begin_generation(self, world: int, now: float) -> int:
@@ -223,6 +224,7 @@ class Keeper:
 
     def progress(self) -> dict[str, Any]:
         """The latest step of rank 0 with rates over the last seconds, and what is new for people."""
+        self._hear_sinks(self._clock.now())
         notices, self._notices = self._notices, []
         report = {**self._latest, "notices": notices, "ranks": self._ranks()}
         if len(self._recent) >= 2:
@@ -232,6 +234,7 @@ class Keeper:
             stepped = sum(entry[3] for entry in self._recent[1:])
             report["tokens_per_second"] = tokens / max(seconds, 1e-9)
             report["data_wait_share"] = waited / max(stepped, 1e-9)
+            report["mfu"] = mfu(report["tokens_per_second"], self._latest)
             report["seconds_per_step"] = seconds / (len(self._recent) - 1)
         return report
 
@@ -247,21 +250,22 @@ class Keeper:
         self._settle(now)
         step = int(self._latest.get("step", 0))
         self._write([{"t": now, "kind": "attempt_end", "outcome": outcome, "step": step}])
+        self._sinks.close(outcome)
+        self._hear_sinks(now)
         # The store may be what ended the attempt: then the last events are lost, and the cause is not.
         with contextlib.suppress(_core.EagleRayError):
             self._ledger.close()
-        self._tensorboard.close()
 
     def _observe(self, rank: int, events: list[Event]) -> None:
         member = self._members.setdefault(rank, _Member(last_end=self._idle_since))
         for event in events:
             if rank == 0:
-                self._tensorboard.observe(event)
+                self._sinks.observe(event)
             member.last_end = max(member.last_end, float(event.get("end", 0.0)))
             if event["kind"] == "step":
                 self._reached_step = max(self._reached_step, int(event["step"]))
                 if rank == 0:
-                    shown = ("step", "loss", "lr", "world", "total_steps")
+                    shown = ("step", "loss", "lr", "world", "total_steps", "flops_per_token", "peak_flops")
                     self._latest.update({name: event[name] for name in shown if name in event})
                     seconds = event["end"] - event["start"]
                     self._recent.append((event["end"], event.get("tokens", 0), event["data_wait"], seconds))
@@ -277,6 +281,13 @@ class Keeper:
             elif event["kind"] == "failure":
                 # A save that failed will not be committed, whoever waits for it.
                 self._signals["save"] = False
+
+    def _hear_sinks(self, now: float) -> None:
+        """Passes on what sinks have to say: to people, and with the place to the ledger."""
+        for told in self._sinks.told():
+            self._notices.append(told.message)
+            place = {} if told.place is None else {"place": told.place}
+            self._write([{"t": now, "kind": "metrics", "sink": told.sink, "message": told.message, **place}])
 
     def _settle(self, now: float) -> None:
         """Ends the time of the ranks of this generation: detection until the failure was seen, else wind-down.

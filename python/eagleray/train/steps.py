@@ -12,6 +12,7 @@ from eagleray import _core
 
 from .context import Batch, BatchStream, Context, Tensors, batch_digests, slice_of
 from .ledger import StepWatch
+from .measures import measures
 from .totals import Totals
 
 
@@ -87,6 +88,7 @@ def record_step(context: Context, watch: StepWatch, step: int, totals: Totals, f
             fields |= {"loss": totals.mean_loss, "tokens": totals.tokens}
         fields |= {
             **figures,
+            **measures(plan, context.device),
             "order_digest": f"{totals.order_digest:016x}",
             "token_digest": f"{totals.token_digest:016x}",
             "world": context.world,
