@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conftest import make_run
+from conftest import SHORT_STEPS, make_run
 from eagleray.train.loop import Loop
 from eagleray.train.state import save_state
 from ranks import Ranks
@@ -31,6 +31,8 @@ CASES: list[tuple[str, int, dict[str, str]]] = [
     ("{tp: 2}", 2, {}),
     ("{dp_shard: 2, tp: 2}", 4, {"recompute": "full"}),
     ("{pp: 2}", 2, {"pipeline": "1f1b"}),
+    # Micro batches of 3, 3 and 2 samples: the last is filled up.
+    ("{pp: 2}", 2, {"micro_batch": "3"}),
     ("{pp: 2}", 2, {"pipeline": "gpipe", "recompute": "full"}),
     ("{pp: 2, dp_shard: 2}", 4, {}),
     ("{pp: 2, tp: 2}", 4, {}),
@@ -77,6 +79,18 @@ def test_from_one_checkpoint_every_strategy_has_the_same_losses(
         )
     last = [event["loss"] for event in expected.events("validation")][-1]
     assert [event["loss"] for event in trained.events("validation")] == [pytest.approx(last, rel=1e-5)]
+
+
+@pytest.mark.parametrize("strategy", ["{dp_shard: 2, tp: 2}", "{pp: 2, dp_shard: 2}"])
+def test_from_the_first_step_a_mesh_has_the_losses_of_two_replicas(
+    strategy: str, replicas: Trained, new_run: Callable[..., Run], ranks: Ranks
+) -> None:
+    mesh = train_in(ranks, 4, new_run(steps=SHORT_STEPS, strategy=strategy, workers=4))
+    assert mesh.digests() == replicas.digests()
+    assert mesh.loss_drift(replicas) < 1e-5
+    held = [event["loss"] for event in replicas.events("validation")]
+    assert len(held) > 2
+    assert [event["loss"] for event in mesh.events("validation")] == [pytest.approx(loss, rel=1e-5) for loss in held]
 
 
 @pytest.mark.parametrize(("strategy", "world"), sorted({case[:2] for case in CASES}))

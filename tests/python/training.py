@@ -83,6 +83,7 @@ def spec_text(corpus: Corpus, store: Path | str, **changes: Any) -> str:
         "lr": 3e-3,
         "hidden_size": 32,
         "precision": "fp32",
+        "micro_batch": 2,
         "recompute": "none",
         "pipeline": "1f1b",
         "built": corpus.built,
@@ -118,7 +119,7 @@ model:
 train:
   strategy: {options["strategy"]}
   global_batch: {BATCH}
-  micro_batch: 2
+  micro_batch: {options["micro_batch"]}
   steps: {options["steps"]}
   optimizer: {{adamw: {{lr: {options["lr"]}, betas: [0.9, 0.95], weight_decay: 0.1}}}}
   schedule: {{cosine: {{warmup_steps: 10, final_lr_ratio: 0.1}}}}

@@ -161,10 +161,12 @@ pub fn memory(shape: &Shape, setting: &Setting) -> Result<Memory> {
 /// The micro batches whose activations a stage holds at most.
 fn in_flight(setting: &Setting, axes: &Axes, stage: u64) -> u64 {
     match setting.pipeline {
-        Pipeline::OneForwardOneBackward => (axes.pp - stage).min(axes.micro_batches),
         // Of a step that is not known, as many as keep every stage at work.
         Pipeline::Gpipe if setting.global_batch.is_none() => axes.pp,
         Pipeline::Gpipe => axes.micro_batches,
+        // With fewer than stages, all go forward before the first comes back.
+        Pipeline::OneForwardOneBackward if axes.micro_batches < axes.pp => axes.micro_batches,
+        Pipeline::OneForwardOneBackward => axes.pp - stage,
     }
 }
 
@@ -294,13 +296,19 @@ impl<'a> Model<'a> {
         self.in_flight * self.tokens * kept
     }
 
+    /// Bytes of a token's logits that a micro batch keeps; a pipeline also keeps what its last stage gave out.
+    fn kept_logits(&self) -> f64 {
+        let given = if self.axes.pp > 1 { self.setting.compute_bytes() / FP32 } else { 0.0 };
+        self.token.logits * (1.0 + given)
+    }
+
     fn loss(&self) -> Usage {
         self.usage(
             Moment::Loss,
             &[
                 (Term::Gathered, self.gathered(0.0)),
                 (Term::Activations, self.activations()),
-                (Term::Logits, self.tokens * self.token.logits),
+                (Term::Logits, self.in_flight * self.tokens * self.kept_logits()),
                 (Term::Working, self.tokens * self.token.loss),
             ],
         )

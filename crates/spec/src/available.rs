@@ -91,6 +91,10 @@ impl Resolved {
             Some("mesh") => self.refuse_mesh(refused),
             other => refused.push(format!("`train.strategy: {}`", other.unwrap_or_default())),
         }
+        let stages = train.strategy["pp"].as_u64().unwrap_or(1);
+        if train.function.is_some() && stages > 1 {
+            refused.push(format!("`train.strategy: {}` with `train.function`", show_mesh(&train.strategy)));
+        }
         if train.script.is_some() {
             refused.push("`train.script`".into());
         }

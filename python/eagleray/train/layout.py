@@ -35,6 +35,15 @@ class Layout:
         """The number that every world is a multiple of."""
         return self.pp * self.dp_replicate * self.dp_shard * self.cp * self.tp
 
+    def require_divided(self, vocab_size: int) -> None:
+        """Refuses a vocabulary of which some rank of `tp` would have a smaller part."""
+        if vocab_size % self.tp != 0:
+            above = -(-vocab_size // self.tp) * self.tp
+            raise _core.InvalidError(
+                f"`train.strategy: {self}` needs a vocabulary that `tp` divides, and the model's is {vocab_size}; give "
+                f"the model a `config` with `vocab_size: {above}`, whose last ids are never used"
+            )
+
     def __str__(self) -> str:
         if self.kind != "mesh":
             return self.kind

@@ -41,7 +41,7 @@ from .ledger import StepWatch
 from .resume import superseded
 from .saver import Saver
 from .state import State
-from .steps import StepReader, record_step
+from .steps import StepReader, record_step, seed_randomness
 from .strategy import clip_gradients, mesh_of, shard
 from .totals import Totals
 
@@ -110,7 +110,10 @@ class TrainContext:
 
     @property
     def should_stop(self) -> bool:
-        """Whether the run was asked to stop: `steps` ends after this one."""
+        """Whether this rank has heard that the run is to stop, which `steps` does by itself.
+
+        Ranks hear of it at different moments: not for branches that all must take together.
+        """
         return self._context.reporter.signalled("stop")
 
     def distribute(self, model: nn.Module) -> nn.Module:
@@ -128,18 +131,12 @@ class TrainContext:
         model.to(self.device)
         if layout.kind == "ddp":
             return DistributedDataParallel(model) if self.world > 1 else model
-        layers = [
-            layer
-            for module in model.modules()
-            if isinstance(module, nn.ModuleList | nn.ModuleDict)
-            for layer in module.children()
-        ]
-        shard(model, layers, self.mesh, axes, bf16=self._context.plan.precision == "bf16")
+        shard(model, layers_of(model), self.mesh, axes, bf16=self._context.plan.precision == "bf16", cast_inputs=True)
         return model
 
     def clip(self, model: nn.Module, max_norm: float | None) -> float:
         """Clips the gradients of `model` by their norm over all ranks, which it returns (before clipping)."""
-        return clip_gradients(model.parameters(), max_norm)
+        return clip_gradients(model.parameters(), max_norm, stages=self._context.axes.pp)
 
     def steps(self, **objects: Any) -> Iterator[Step]:
         """The steps that are left of `train.steps`, in order.
@@ -147,12 +144,13 @@ class TrainContext:
         `objects` are what checkpoints hold: modules, their optimizers, and whatever has `state_dict` and
         `load_state_dict` (of tensors and plain values). They are loaded from the newest checkpoint first.
         """
-        context = self._context
+        context, held = self._context, Objects(objects)
+        held.check()
         commit = newest_commit(context)
         done = 0 if commit is None else int(commit["step"])
         stream = context.open_stream(done * context.plan.global_batch) if context.plan.sources else None
         try:
-            saver = Saver(context, Objects(objects), stream, done)
+            saver = Saver(context, held, stream, done)
             if commit is not None:
                 with context.spanned("load"):
                     saver.load(commit)
@@ -185,10 +183,13 @@ class Step:
     def __init__(self, context: Context, stream: BatchStream | None, done: int) -> None:
         self._context = context
         self._reader = None if stream is None else StepReader(context, stream, done * context.plan.global_batch)
+        if stream is None:
+            seed_randomness(context, done)
         self._watch = StepWatch(context.clock)
         self._totals = Totals()
         self._done = done
         self._current: Tensors | None = None
+        self._counted = False
         self.figures: dict[str, float] = {}
         self._watch.begin("compute")
 
@@ -203,7 +204,7 @@ class Step:
         if self._reader is None:
             raise _core.InvalidError("the run has no `data`, so its steps have no batches")
         for tensors in self._reader.micro_batches(self._watch, self._totals):
-            self._current = tensors
+            self._current, self._counted = tensors, False
             yield tensors
         self._current = None
 
@@ -220,9 +221,10 @@ class Step:
         scale = self._context.axes.readers / plan.tokens_per_step
         (loss * (0.0 if tensors.empty else scale)).backward()  # type: ignore[no-untyped-call]
         if not tensors.empty:
-            self._totals.add_losses([float(loss.detach())], tensors.labels.numel())
-            # One sum stands for all samples of the batch.
-            self._totals.samples += tensors.labels.shape[0] - 1
+            # One sum stands for all samples of the batch; further ones are parts of the same loss.
+            self._totals.add_losses([float(loss.detach())], 0 if self._counted else tensors.labels.numel())
+            self._totals.samples += -1 if self._counted else tensors.labels.shape[0] - 1
+            self._counted = True
 
     def _end(self, saver: Saver) -> Totals:
         """Agrees with all ranks on what the step was, and records it."""
@@ -239,10 +241,19 @@ class Step:
             raise _core.InvalidError(
                 f"the loss is not finite at step {self.number}; the newest checkpoint is of step {saver.saved_step}"
             )
+        if 0 < totals.samples != plan.global_batch:
+            raise _core.InvalidError(
+                f"step {self.number}: `backward` was called for {totals.samples} of {plan.global_batch} samples; "
+                "call it for each batch, or never"
+            )
         if totals.save_failed:
             saver.collect()
-        figures = {name: value for name, value in self.figures.items() if math.isfinite(value)}
-        record_step(context, self._watch, self.number, totals, {"figures": figures} if figures else {})
+        said: dict[str, Any] = {}
+        if figures := {name: value for name, value in self.figures.items() if math.isfinite(value)}:
+            said["figures"] = figures
+            if not totals.tokens and "loss" in figures:
+                said["loss"] = figures["loss"]
+        record_step(context, self._watch, self.number, totals, said)
         saver.poll()
         return totals
 
@@ -252,6 +263,14 @@ class Objects:
     """The objects of `steps` as one state: modules and optimizers by parameter name, the rest as it tells itself."""
 
     objects: Mapping[str, Any]
+
+    def check(self) -> None:
+        """Refuses what no checkpoint can hold, before the first step."""
+        for name, each in self.objects.items():
+            if isinstance(each, torch.optim.Optimizer):
+                self._module_of(name, each)
+            elif not isinstance(each, nn.Module):
+                split_values(self._state_of(name, each))
 
     def gather(self) -> tuple[State, State]:
         """As `state.Held`."""
@@ -275,7 +294,9 @@ class Objects:
         if isinstance(each, nn.Module):
             return dict(get_model_state_dict(each))
         if isinstance(each, torch.optim.Optimizer):
-            return dict(get_optimizer_state_dict(self._module_of(name, each), each))
+            module = self._module_of(name, each)
+            _require_complete(name, module, each)
+            return dict(get_optimizer_state_dict(module, each))
         if not hasattr(each, "state_dict"):
             raise _core.InvalidError(f"`steps({name}=…)`: a `{type(each).__name__}` has no `state_dict`")
         return dict(each.state_dict())
@@ -286,7 +307,38 @@ class Objects:
         for each in self.objects.values():
             if isinstance(each, nn.Module) and mine <= {id(parameter) for parameter in each.parameters()}:
                 return each
-        raise _core.InvalidError(f"`steps({name}=…)`: its module is missing; name it too: `steps(model=model, …)`")
+        raise _core.InvalidError(
+            f"`steps({name}=…)`: no module among them has all of its parameters; name the module too, "
+            "`steps(model=model, …)`, and give each module an optimizer of its own"
+        )
+
+
+def _require_complete(name: str, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Refuses an optimizer that has stepped without some of its parameters: no checkpoint of it could be loaded."""
+    if not optimizer.state:
+        return
+    names = {id(parameter): each for each, parameter in module.named_parameters()}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.requires_grad and parameter not in optimizer.state:
+                raise _core.InvalidError(
+                    f"`steps({name}=…)`: the parameter `{names[id(parameter)]}` has had no gradient, so there is no "
+                    "state of it to save; use it in every step, or set its `requires_grad` to False"
+                )
+
+
+def layers_of(model: nn.Module) -> list[nn.Module]:
+    """What is gathered at once: the outermost modules that lie in a `ModuleList` or `ModuleDict`."""
+    found: list[nn.Module] = []
+    waiting = [(model, False)]
+    while waiting:
+        module, listed = waiting.pop()
+        container = isinstance(module, nn.ModuleList | nn.ModuleDict)
+        if listed and not container:
+            found += [module] if module not in found else []
+        else:
+            waiting += [(child, container) for child in reversed(list(module.children()))]
+    return found
 
 
 def run_function(context: Context, name: str, entered: float) -> Outcome:

@@ -172,6 +172,10 @@ def plan_from(resolved: Mapping[str, Any], datasets: Mapping[str, Mapping[str, s
         raise _core.InvalidError("the key `steps` is missing in `train`: the run must know its end")
     every = checkpoint["every"]
     optimizer, schedule = train["optimizer"], train["schedule"]
+    layout = Layout.from_resolved(train["strategy"])
+    model = None if train.get("function") else ModelConfig.from_resolved(spec["model"]["config"], vocab_size)
+    if model is not None:
+        layout.require_divided(model.vocab_size)
     return Plan(
         name=spec["name"],
         store=spec["store"],
@@ -181,12 +185,12 @@ def plan_from(resolved: Mapping[str, Any], datasets: Mapping[str, Mapping[str, s
         global_batch=train["global_batch"] if data["sources"] else 0,
         micro_batch=train["micro_batch"],
         steps=train["steps"],
-        layout=Layout.from_resolved(train["strategy"]),
+        layout=layout,
         precision=train["precision"],
         recompute=train["recompute"],
         pipeline=train["pipeline"],
         clip_grad_norm=train.get("clip_grad_norm"),
-        model=None if train.get("function") else ModelConfig.from_resolved(spec["model"]["config"], vocab_size),
+        model=model,
         function=train.get("function"),
         optimizer=Optimizer(
             lr=optimizer["lr"],

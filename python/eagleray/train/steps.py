@@ -21,12 +21,16 @@ class StepReader:
 
     def __init__(self, context: Context, stream: BatchStream, position: int) -> None:
         self._context, self._stream, self._position = context, stream, position
-        self._taken = False
+        self._begun = self._taken = False
         # Whether the micro batch at hand ends the step.
         self.last = False
+        seed_randomness(context, position)
 
     def micro_batches(self, watch: StepWatch, totals: Totals) -> Iterator[Tensors]:
         """Micro batches on the device, their digests added to `totals`; the wait for each is counted as such."""
+        if self._begun:
+            raise _core.InvalidError("the micro batches of a step are there once: loop over `step.batches` once")
+        self._begun = True
         index, count = 0, 1
         while index < count:
             watch.switch("data_wait")
@@ -34,14 +38,12 @@ class StepReader:
             tensors = Tensors.of(batch, self._context.device)
             watch.switch("compute")
             count = int(batch["micro_count"])
-            if index == 0:
-                self._seed_randomness()
             totals.add_digests(*batch_digests(batch))
             index += 1
-            self.last = index == count
+            self.last = self._taken = index == count
+            if self.last:
+                self._check_order(totals)
             yield tensors
-        self._check_order(totals)
-        self._taken = True
 
     def require_taken(self, step: int) -> None:
         """Refuses to end a step of which micro batches are left: the next would begin with them."""
@@ -55,10 +57,6 @@ class StepReader:
             raise _core.InternalError(f"the stream is at {found}, expected position {self._position}")
         return batch
 
-    def _seed_randomness(self) -> None:
-        key = f"{self._context.plan.seed}/{self._position}/{self._context.reader}".encode()
-        torch.manual_seed(int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 1)
-
     def _check_order(self, totals: Totals) -> None:
         context = self._context
         first, last = slice_of(context.reader, context.axes.readers, self._position, context.plan.global_batch)
@@ -68,6 +66,12 @@ class StepReader:
                 f"rank {context.rank}: the samples of positions {first} to {last} are not the ones the order "
                 f"gives: expected digest {expected:016x}, found {totals.order_digest:016x}"
             )
+
+
+def seed_randomness(context: Context, cursor: int) -> None:
+    """Whatever is random in a step is drawn from the run's seed, where the run stands, and the share of the batch."""
+    key = f"{context.plan.seed}/{cursor}/{context.reader}".encode()
+    torch.manual_seed(int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 1)
 
 
 def record_step(context: Context, watch: StepWatch, step: int, totals: Totals, figures: Mapping[str, Any]) -> None:

@@ -33,7 +33,7 @@ from .layout import AXES, Axes, Layout
 from .model import Llama, initialise, sample_losses
 from .model_config import ModelConfig
 from .recompute import recompute
-from .tensor_parallel import require_divisible, split_tensors
+from .tensor_parallel import split_tensors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,7 +189,6 @@ def spread(
         # Buckets are views of the gradients, so a step holds one copy of them; the graph never changes.
         wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True)
         return Spread(layout=layout, axes=axes, model=wrapped, mesh=mesh, device=device, autocast=bf16)
-    require_divisible(config, axes.tp)
     mesh = mesh_of(axes, device)
     with torch.device("meta"):
         model = Llama(config)
@@ -201,7 +200,7 @@ def spread(
     recompute(model.layers, recomputed)
     sharded = axes.readers > 1 or layout.kind == "fsdp2"
     if sharded:
-        shard(model, model.layers.values(), mesh, axes, bf16=bf16)
+        shard(model, model.layers.values(), mesh, axes, bf16=bf16, cast_inputs=False)
     model.to_empty(device=device)
     model.tie()
     initialise(model, seed, _copy_part)
@@ -222,11 +221,18 @@ def mesh_of(axes: Axes, device: torch.device) -> DeviceMesh:
     return init_device_mesh(device.type, tuple(kept.values()), mesh_dim_names=tuple(kept))
 
 
-def shard(model: nn.Module, layers: Iterable[nn.Module], mesh: DeviceMesh, axes: Axes, *, bf16: bool) -> None:
-    """Shards `model` over the ranks of `mesh` that read other samples; each of `layers` is gathered on its own."""
+def shard(
+    model: nn.Module, layers: Iterable[nn.Module], mesh: DeviceMesh, axes: Axes, *, bf16: bool, cast_inputs: bool
+) -> None:
+    """Shards `model` over the ranks of `mesh` that read other samples; each of `layers` is gathered on its own.
+
+    In bf16 `cast_inputs` brings what each layer is given to it: the built-in model's rotary positions stay in fp32.
+    """
     policy = MixedPrecisionPolicy()
     if bf16:
-        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        policy = MixedPrecisionPolicy(
+            param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=cast_inputs
+        )
     # A stage's backward pass keeps what it has gathered until the step ends: dropping it before would gain nothing.
     reading: Any = ("dp_replicate", "dp_shard") if axes.dp_replicate > 1 else "dp_shard"
     options: dict[str, Any] = {"mesh": mesh[reading], "mp_policy": policy, "reshard_after_forward": axes.pp == 1}

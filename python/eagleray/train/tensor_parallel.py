@@ -16,20 +16,7 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 
-from eagleray import _core
-
 from .model import Llama
-from .model_config import ModelConfig
-
-
-def require_divisible(config: ModelConfig, tp: int) -> None:
-    """Refuses a vocabulary of which some rank would have a smaller part."""
-    if config.vocab_size % tp != 0:
-        above = -(-config.vocab_size // tp) * tp
-        raise _core.InvalidError(
-            f"`train.strategy` with `tp: {tp}` needs a vocabulary that it divides, and the model's is "
-            f"{config.vocab_size}; set `model.config.vocab_size: {above}`, whose last ids are never used"
-        )
 
 
 def split_tensors(model: Llama, mesh: DeviceMesh) -> None:
