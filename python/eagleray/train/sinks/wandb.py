@@ -25,7 +25,7 @@ class Wandb:
         directory: str | None,
         parameters: Mapping[str, Any],
     ) -> None:
-        self._options = {
+        self._options: dict[str, Any] = {
             "name": name,
             "project": project,
             "entity": entity,
