@@ -24,7 +24,7 @@ from eagleray.train.sinks import feed, require_clients
 from eagleray.train.sinks.feed import Feed, Told
 from eagleray.train.sinks.figures import Figures, figures_of
 from made_metrics import Attempt, eventually, offline_rows, step_event, wanted
-from training import Run
+from training import SEQUENCE, Run
 
 SHAPE = {"vocab_size": 96, "hidden_size": 32, "intermediate_size": 80, "num_layers": 3, "num_heads": 4}
 
@@ -293,21 +293,24 @@ def _events(store: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.timeout(600)
-def test_a_run_that_is_stopped_and_goes_on_fills_every_sink_of_its_spec(
-    new_run: Callable[..., Run], tmp_path: Path
+def test_a_run_that_goes_on_after_its_end_fills_every_sink_of_its_spec(
+    new_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client("mlflow")
     client("wandb")
+    for name in ("MLFLOW_TRACKING_URI", "WANDB_DIR", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
     metrics = "{mlflow: {}, wandb: {mode: offline}, prometheus: {port: 0}}"
     run = new_run(steps=20, workers=1, metrics=metrics)
     first = run.finish()
     assert "metrics: prometheus at http://127.0.0.1:" in first.text()
+    new_run("longer", store=run.store, steps=30, workers=1, metrics=metrics).finish()
     steps = run.steps()
-    assert {event["flops_per_token"] for event in steps} == {
-        6 * (2 * (3 * 32 * 32 + 3 * 32 * 64) + 300 * 32) + 24 * 32 * 32
-    }
+    flops = 6 * (2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64) + 300 * 32) + 12 * 2 * 32 * SEQUENCE
+    assert {event["flops_per_token"] for event in steps} == {flops}
     assert all(event["memory_bytes"] > 0 and "peak_flops" not in event for event in steps)
     losses = [(event["step"], event["loss"]) for event in steps]
+    assert [step for step, _ in losses] == list(range(1, 31))
 
     from mlflow import MlflowClient
 
@@ -315,5 +318,7 @@ def test_a_run_that_is_stopped_and_goes_on_fills_every_sink_of_its_spec(
     (logged,) = reader.search_runs([reader.get_experiment_by_name("tiny").experiment_id])
     history = reader.get_metric_history(logged.info.run_id, "train/loss")
     assert sorted((each.step, each.value) for each in history) == losses
-    (offline,) = (run.store / "wandb").glob("offline-run-*/*.wandb")
-    assert [(row["step"], row["train/loss"]) for row in offline_rows(offline) if "train/loss" in row] == losses
+    files = sorted((run.store / "wandb").glob("offline-run-*/*.wandb"))
+    assert len(files) == 2 and len({path.name for path in files}) == 1
+    rows = [row for path in files for row in offline_rows(path) if "train/loss" in row]
+    assert [(row["step"], row["train/loss"]) for row in rows] == losses

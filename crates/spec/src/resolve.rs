@@ -203,7 +203,7 @@ impl Resolver<'_> {
         }
     }
 
-    /// A folder of MLflow's becomes absolute; what else a tracking URI may be stays as written.
+    /// A folder of `MLflow`'s becomes absolute; what else a tracking URI may be stays as written.
     fn metrics(&self, metrics: &Metrics) -> Metrics {
         let mut metrics = metrics.clone();
         if let Some(uri) = metrics.mlflow.as_mut().and_then(|mlflow| mlflow.tracking_uri.as_mut()) {

@@ -1,6 +1,7 @@
 //! Checks of `metrics`.
 
-use std::net::IpAddr;
+// A form of text; what opens sockets is in `std` alone.
+use core::net::IpAddr;
 
 use super::Checks;
 use crate::types::metrics::{Metrics, Mlflow};
