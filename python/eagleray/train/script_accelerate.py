@@ -6,7 +6,7 @@ import functools
 import inspect
 import os
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ _HONOURED = {
 _DISTRIBUTED = {"NO", "MULTI_CPU", "MULTI_GPU"}
 _PRECISIONS = {"no", "bf16", "fp16"}
 _PLUGINS = ("deepspeed_plugin", "deepspeed_plugins", "fsdp_plugin", "megatron_lm_plugin", "parallelism_config")
-_OFF = (None, False, "", "no", "NO", [], {})
+_OFF: tuple[Any, ...] = (None, False, "", "no", "NO", [], {})
 
 
 def environment(script: Script, world: int) -> dict[str, str]:
@@ -63,9 +63,7 @@ def environment(script: Script, world: int) -> dict[str, str]:
 def _refuse_config(path: str, config: Mapping[str, Any], *, gpus: bool) -> None:
     """Refuses what this build or this device cannot do, every key by its name."""
     refused = [
-        f"`{key}: {value}`"
-        for key, value in config.items()
-        if key not in _HONOURED | _PLACEMENT and value not in _OFF
+        f"`{key}: {value}`" for key, value in config.items() if key not in _HONOURED | _PLACEMENT and value not in _OFF
     ]
     if config.get("compute_environment", "LOCAL_MACHINE") != "LOCAL_MACHINE":
         refused.append(f"`compute_environment: {config['compute_environment']}`")
@@ -134,7 +132,7 @@ def adapt_optimizer(module: Any, session: Session) -> None:
     """Has the first prepared optimizer tell of its steps, those that end an accumulation."""
     optimizer = module.AcceleratedOptimizer
     original = optimizer.step
-    first: list[weakref.ref[Any]] = []
+    first: list[Callable[[], Any]] = []
 
     @functools.wraps(original)
     def step(self: Any, *arguments: Any, **named: Any) -> Any:
@@ -164,6 +162,4 @@ def refuse_plugins(names: Any) -> None:
 def _require_whole_world(accelerator: Any, session: Session) -> None:
     session.join()
     if accelerator.num_processes != session.world:
-        raise _core.InvalidError(
-            f"`Accelerator` sees {accelerator.num_processes} of the run's {session.world} workers"
-        )
+        raise _core.InvalidError(f"`Accelerator` sees {accelerator.num_processes} of the run's {session.world} workers")

@@ -185,8 +185,8 @@ class Session:
             if save["state"] != "committed":
                 continue
             commit = json.loads(_core.read_commit(self.plan.store, save["dir"]))
-            if path := _shown_at(commit):
-                shown[Path(path)] = self._store / str(save["dir"])
+            if place := _shown_at(commit):
+                shown[Path(place)] = self._store / str(save["dir"])
         for parent in {path.parent for path in shown}:
             for entry in parent.iterdir() if parent.is_dir() else ():
                 # A name with a dot is a link that another rank is about to put in place.

@@ -63,23 +63,22 @@ def _callback(session: Session) -> Any:
     class Ledger(TrainerCallback):
         """Tells of each step, and ends training after a save when the run is asked to stop."""
 
-        def on_train_begin(self, _args: Any, state: Any, _control: Any, **_named: Any) -> None:
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             session.total_steps = int(state.max_steps)
 
-        def on_step_end(self, _args: Any, state: Any, control: Any, **_named: Any) -> Any:
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
             session.ended_step(int(state.global_step))
             if state.global_step < state.max_steps and session.must_stop():
                 control.should_save = control.should_training_stop = True
             return control
 
-        def on_log(
-            self, _args: Any, _state: Any, _control: Any, logs: dict[str, Any] | None = None, **_named: Any
-        ) -> None:
+        def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            logs = kwargs.get("logs") or {}
             names = {"loss": "loss", "grad_norm": "grad_norm", "learning_rate": "lr"}
-            told = {ours: float(logs[theirs]) for theirs, ours in names.items() if theirs in (logs or {})}  # type: ignore[index]
+            told = {ours: float(logs[theirs]) for theirs, ours in names.items() if theirs in logs}
             session.add_to_step(**told)
 
-        def on_train_end(self, _args: Any, _state: Any, _control: Any, **_named: Any) -> None:
+        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             session.tell()
 
     return Ledger
