@@ -8,17 +8,19 @@ from typing import Any
 from eagleray import _core
 
 ENGINE = "torch.dcp"
+# Folders that a script of the user's own has filled, whatever is in them.
+FILES = "files"
 FORMAT_VERSION = 1
 
 
-def require_fit(commit: Mapping[str, Any], expected: Mapping[str, str]) -> None:
+def require_fit(commit: Mapping[str, Any], expected: Mapping[str, str], engine: str = ENGINE) -> None:
     """Refuses a commit that this run cannot continue from, naming both sides of the difference."""
     where = f"checkpoint of step {commit.get('step')}"
     if commit.get("format_version") != FORMAT_VERSION:
         message = f"{where}: format version {commit.get('format_version')}, expected {FORMAT_VERSION}"
         raise _core.InvalidError(message)
-    if commit.get("engine") != ENGINE:
-        raise _core.InvalidError(f"{where}: written by engine `{commit.get('engine')}`, expected `{ENGINE}`")
+    if commit.get("engine") != engine:
+        raise _core.InvalidError(f"{where}: written by engine `{commit.get('engine')}`, expected `{engine}`")
     nouns = {"model_hash": "another model", "order_hash": "another data order"}
     for key, noun in nouns.items():
         if key in expected and commit.get(key) != expected[key]:

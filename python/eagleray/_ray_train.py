@@ -140,6 +140,49 @@ def _leave(destroy: bool) -> None:
     torch_config._shutdown_torch(destroy_process_group=destroy)
 
 
+class _ScriptBackend(Backend):
+    """Tells the workers of each other, and leaves it to them to meet."""
+
+    share_cuda_visible_devices = True
+
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        """Rank 0's host and a free port of it, another one for each worker group, in every rank's environment."""
+        from ray.train._internal.utils import get_address_and_port
+
+        place = worker_group.execute_single(0, get_address_and_port)
+        ranks = range(len(worker_group))
+        ray.get([worker_group.execute_single_async(rank, _announce, place) for rank in ranks])
+
+
+@dataclass
+class ScriptWorld(BackendConfig):
+    """The environment that `torchrun` gives, for scripts that join their process group themselves."""
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        """What sets the world up."""
+        return _ScriptBackend
+
+    @property
+    def train_func_context(self) -> type[_Device]:
+        """What the train function runs in."""
+        return _Device
+
+    @property
+    def framework(self) -> Any:
+        """For Ray's own records."""
+        return TrainingFramework.TORCH
+
+
+def _announce(place: tuple[str, int]) -> None:
+    from ray.train.torch import config as torch_config
+
+    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = place[0], str(place[1])
+    torch_config._set_torch_distributed_env_vars()
+    os.environ["GROUP_RANK"] = os.environ["NODE_RANK"]
+    os.environ["ROLE_RANK"], os.environ["ROLE_WORLD_SIZE"] = os.environ["RANK"], os.environ["WORLD_SIZE"]
+
+
 class OneMachine(FixedScalingPolicy):
     """A fixed number of workers on a Ray that cannot grow: no actor is started to tell of what they will need."""
 

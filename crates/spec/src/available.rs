@@ -95,8 +95,8 @@ impl Resolved {
         if train.function.is_some() && stages > 1 {
             refused.push(format!("`train.strategy: {}` with `train.function`", show_mesh(&train.strategy)));
         }
-        if train.script.is_some() {
-            refused.push("`train.script`".into());
+        if let Some(script) = &train.script {
+            self.refuse_with_script(script, refused);
         }
         let held_out = self.spec.data.as_ref().is_some_and(|data| !data.validation.is_empty());
         if train.function.is_some() && held_out {
@@ -107,6 +107,32 @@ impl Resolved {
         }
         if self.spec.store.starts_with("memory://") {
             refused.push("`store: memory://…`, which other processes cannot read,".into());
+        }
+    }
+
+    /// A script has a model, data and a strategy of its own: what the spec says of them would go unheard.
+    fn refuse_with_script(&self, script: &Value, refused: &mut Vec<String>) {
+        if self.spec.data.is_some() {
+            refused.push("`data` with `train.script`".into());
+        }
+        if self.spec.model.is_some() {
+            refused.push("`model` with `train.script`".into());
+        }
+        if let Some(kind @ ("fsdp2" | "mesh")) = self.spec.train.strategy["kind"].as_str() {
+            refused.push(format!("`train.strategy: {kind}` with `train.script`"));
+        }
+        let workers = &self.spec.cluster.workers;
+        if workers.min != workers.max {
+            refused.push("`cluster.workers` as a range with `train.script`".into());
+        }
+        let remote = |location: &str| location.contains("://");
+        if remote(&self.spec.store) {
+            refused.push(format!("`store: {}`, which is no folder, with `train.script`", self.spec.store));
+        }
+        for key in ["path", "accelerate_config"] {
+            if let Some(location) = script[key].as_str().filter(|location| remote(location)) {
+                refused.push(format!("`train.script.{key}: {location}`, which is no file,"));
+            }
         }
     }
 

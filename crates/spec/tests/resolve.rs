@@ -181,12 +181,31 @@ fn what_this_build_lacks_is_refused_by_name() {
 
 #[test]
 fn a_run_of_one_s_own_code_needs_neither_data_nor_model() {
-    let text = "version: 1\nname: own\nstore: runs/own\ntrain: {function: 'mine.train:main'}\n";
+    let text = "version: 1\nname: own\nstore: runs/own\ntrain: {function: 'mine.train:main', steps: 10}\n";
     let error = run(text, &[]).unwrap().refuse_unavailable(Purpose::Build).unwrap_err();
     assert_eq!(error.message(), "the run has no `data`: there is nothing to build");
     let spec = spec(text, &[]);
     assert_eq!(spec["data"], Value::Null);
     assert_eq!(spec["train"]["function"], "mine.train:main");
+}
+
+#[test]
+fn a_script_runs_with_nothing_beside_it_that_would_go_unheard() {
+    let text = "version: 1\nname: own\nstore: runs/own\ntrain: {script: {path: train.py}}\n";
+    run(text, &[]).unwrap().refuse_unavailable(Purpose::Train).unwrap();
+    let overrides =
+        ["train.script={path: train.py}", "train.strategy=fsdp2", "cluster.workers={min: 1, max: 2}"];
+    let error = run(SMALL, &overrides).unwrap().refuse_unavailable(Purpose::Train).unwrap_err();
+    for key in ["`data`", "`model`", "`train.strategy: fsdp2`", "`cluster.workers` as a range"] {
+        assert!(error.message().contains(&format!("{key} with `train.script`")), "{error}");
+    }
+    let elsewhere = ["store=s3://bucket/own", "train.script.path=s3://bucket/train.py"];
+    let error = run(text, &elsewhere).unwrap().refuse_unavailable(Purpose::Train).unwrap_err();
+    assert!(error.message().contains("`store: s3://bucket/own`, which is no folder"), "{error}");
+    assert!(
+        error.message().contains("`train.script.path: s3://bucket/train.py`, which is no file"),
+        "{error}"
+    );
 }
 
 #[test]

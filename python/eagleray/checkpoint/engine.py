@@ -159,7 +159,7 @@ def write(
 ) -> tuple[str, int]:
     """Writes and commits one save; returns its directory and size. Every rank raises when any rank failed."""
     step = int(commit["step"])
-    directory = _agree(
+    directory = agree(
         place, lambda: str(_core.next_save(place.store_url, place.attempt, step)) if _first(place) else ""
     )
     store = _core.Store(f"{place.store_url.rstrip('/')}/{directory}")
@@ -169,8 +169,8 @@ def write(
             dcp_save(state, storage_writer=writer, process_group=place.group, no_dist=place.group is None)
     except CheckpointException as error:
         raise _cause(error) from error
-    _agree(place, lambda: _write_segment(place, directory, writer))
-    size = _agree(place, lambda: _commit(place, directory, commit, prepare) if _first(place) else 0)
+    agree(place, lambda: _write_segment(place, directory, writer))
+    size = agree(place, lambda: _commit(place, directory, commit, prepare) if _first(place) else 0)
     return directory, size
 
 
@@ -191,7 +191,7 @@ def _commit(place: Place, directory: str, commit: Mapping[str, Any], prepare: Ca
 
 def load(place: Place, directory: str, state: State) -> None:
     """Verifies the files of a commit, a share by each rank, and reads `state`'s tensors in place."""
-    _agree(place, lambda: _core.verify(place.store_url, directory, (place.rank, place.world)))
+    agree(place, lambda: _core.verify(place.store_url, directory, (place.rank, place.world)))
     store = _core.Store(f"{place.store_url.rstrip('/')}/{directory}")
     try:
         with _alone(place):
@@ -213,7 +213,7 @@ def _first(place: Place) -> bool:
     return place.rank == 0
 
 
-def _agree(place: Place, action: Callable[[], T]) -> T:
+def agree(place: Place, action: Callable[[], T]) -> T:
     """Runs `action` on every rank and returns rank 0's result; raises the first rank's error on all of them."""
     outcome: tuple[T | None, Exception | None]
     try:

@@ -82,11 +82,12 @@ class Console:
 
 def progress_line(report: dict[str, Any]) -> str:
     """`step 120/400 · loss 4.213 · 12.3k tok/s · data wait 0.1 % · 2m 10s left`."""
-    parts = [f"step {report['step']}/{report['total_steps']}"]
+    total = report.get("total_steps")
+    parts = [f"step {report['step']}" + (f"/{total}" if total else "")]
     if "loss" in report:
         parts.append(f"loss {report['loss']:.4f}")
-    if "tokens_per_second" in report:
-        left = (report["total_steps"] - report["step"]) * report["seconds_per_step"]
+    if "tokens_per_second" in report and total:
+        left = (total - report["step"]) * report["seconds_per_step"]
         parts.append(f"{_count(report['tokens_per_second'])} tok/s")
         if report.get("mfu") is not None:
             parts.append(f"MFU {report['mfu'] * 100:.1f} %")

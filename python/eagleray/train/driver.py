@@ -23,7 +23,7 @@ from importlib import metadata
 from typing import Any
 
 from eagleray import _core
-from eagleray._commit import require_fit
+from eagleray._commit import ENGINE, FILES, require_fit
 from eagleray._failure import EXIT_DONE, EXIT_STOPPED
 
 from .account import reached_step, report, summary
@@ -31,7 +31,7 @@ from .console import Console
 from .datasets import ensure_datasets
 from .ledger import Clock
 from .plan import Plan, plan_from
-from .resume import newest, newest_fitting, superseded
+from .resume import last_end, newest, newest_fitting, superseded
 from .sinks import Wanted, require_clients
 
 POLL_SECONDS = 0.5
@@ -90,11 +90,11 @@ def _run(resolved: Mapping[str, Any], *, take_over: bool, console: Console, stop
     commit = newest(store_url)
     if commit is not None:
         _require_same_run(store_url, resolved, commit)
-        if int(commit["step"]) >= spec["train"]["steps"]:
-            console.say(f"run `{spec['name']}` is complete: {commit['step']} steps; nothing to do")
-            report(store_url, console)
-            console.summary(summary(store_url, spec["name"], "completed", int(commit["step"])))
-            return EXIT_DONE
+    if (step := _completed(resolved, commit)) is not None:
+        console.say(f"run `{spec['name']}` is complete: {step} steps; nothing to do")
+        report(store_url, console)
+        console.summary(summary(store_url, spec["name"], "completed", step))
+        return EXIT_DONE
     workers = spec["cluster"]["workers"]
 
     def start_ray() -> None:
@@ -105,13 +105,15 @@ def _run(resolved: Mapping[str, Any], *, take_over: bool, console: Console, stop
 
     datasets = ensure_datasets(resolved, console, start_ray)
     plan = plan_from(resolved, datasets.urls, datasets.vocab_size)
+    if plan.script is not None and not os.environ.get("RAY_ADDRESS"):
+        plan.script.require_there()
     _require_samples(plan)
     commit = newest_fitting(plan)
     attempt = _claim(store_url, resolved, take_over=take_over)
     heartbeat = _core.Heartbeat(store_url, attempt)
     try:
         resumed = "from the beginning" if commit is None else f"from step {commit['step']}"
-        console.say(f"run `{plan.name}` · attempt {attempt} · {resumed} · {_workers_text(workers)} · {plan.layout}")
+        console.say(f"run `{plan.name}` · attempt {attempt} · {resumed} · {_workers_text(workers)} · {plan.label}")
         driving = _Attempt(plan, attempt, resolved, console, stop, heartbeat)
         start_ray()
         return driving.run()
@@ -208,7 +210,9 @@ class _Attempt:
                 failure_config=api.FailureConfig(max_failures=spec["train"]["max_failures"]),
                 callbacks=[_ray_train.KeeperCallback(keeper)],
             ),
-            backend_config=_ray_train.TorchWorld(gpus=gpus, timeout_s=COLLECTIVE_TIMEOUT_SECONDS),
+            backend_config=_ray_train.TorchWorld(gpus=gpus, timeout_s=COLLECTIVE_TIMEOUT_SECONDS)
+            if self.plan.script is None
+            else _ray_train.ScriptWorld(),
             keeper=keeper,
             mesh_size=self.plan.layout.mesh_size,
         )
@@ -225,7 +229,8 @@ class _Attempt:
                 return
             if self.stop.count > asked:
                 asked = self.stop.count
-                self.console.say("stopping: saving after this step (once more to stop at once)")
+                after = "saving after this step" if self.plan.script is None else "at the next save of the script"
+                self.console.say(f"stopping: {after} (once more to stop at once)")
                 ray.get(keeper.stop.remote())
             progress = ray.get(keeper.progress.remote())
             if progress["ranks"] > 0:
@@ -258,11 +263,20 @@ class _Attempt:
         return {"t": self.began, "kind": "attempt_start", **versions}
 
 
+def _completed(resolved: Mapping[str, Any], commit: Mapping[str, Any] | None) -> int | None:
+    """The last step of a run that is complete: by its commit, or, where a script decides, by its last attempt."""
+    spec = resolved["spec"]
+    if spec["train"].get("script") is not None:
+        end = last_end(spec["store"])
+        return int(end["step"]) if end.get("outcome") == "completed" else None
+    return int(commit["step"]) if commit is not None and int(commit["step"]) >= spec["train"]["steps"] else None
+
+
 def _require_same_run(store_url: str, resolved: Mapping[str, Any], commit: Mapping[str, Any]) -> None:
     """Refuses to continue a run whose model shape or data order the spec has changed, showing what differs."""
     expected = {key: resolved[key] for key in ("model_hash", "order_hash")}
     try:
-        require_fit(commit, expected)
+        require_fit(commit, expected, ENGINE if resolved["spec"]["train"].get("script") is None else FILES)
     except _core.InvalidError as error:
         before = _core.Store(store_url)
         if before.head("resolved.json") is None:

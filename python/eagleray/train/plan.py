@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from eagleray import _core
+from eagleray._commit import ENGINE, FILES
 
 from .layout import Layout
 from .model_config import ModelConfig
@@ -90,6 +92,32 @@ class Cadence:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Script:
+    """`train.script`: a file, its arguments, and what it is started as."""
+
+    path: str
+    args: tuple[str, ...]
+    launcher: str
+    accelerate_config: str | None
+
+    @classmethod
+    def from_resolved(cls, script: Mapping[str, Any]) -> Script:
+        """The script of a resolved spec."""
+        return cls(
+            path=script["path"],
+            args=tuple(script["args"]),
+            launcher=script["launcher"],
+            accelerate_config=script.get("accelerate_config"),
+        )
+
+    def require_there(self) -> None:
+        """Refuses a script that does not lie here, or whose configuration does not."""
+        for key, path in (("path", self.path), ("accelerate_config", self.accelerate_config)):
+            if path is not None and not Path(path).is_file():
+                raise _core.InvalidError(f"`train.script.{key}`: there is no file `{path}`")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """A run, as the loop sees it."""
 
@@ -108,6 +136,7 @@ class Plan:
     clip_grad_norm: float | None
     model: ModelConfig | None
     function: str | None
+    script: Script | None
     optimizer: Optimizer
     sources: tuple[Source, ...]
     validation: tuple[Validation, ...]
@@ -123,6 +152,16 @@ class Plan:
         if self.model is None:
             raise _core.InternalError("a run of its own code has no built-in model")
         return self.model
+
+    @property
+    def label(self) -> str:
+        """What trains, in a word: the strategy, or the name of the script."""
+        return str(self.layout) if self.script is None else Path(self.script.path).name
+
+    @property
+    def engine(self) -> str:
+        """What writes the run's checkpoints."""
+        return ENGINE if self.script is None else FILES
 
     @property
     def tokens_per_step(self) -> int:
@@ -168,12 +207,14 @@ def plan_from(resolved: Mapping[str, Any], datasets: Mapping[str, Mapping[str, s
     """The plan of a resolved spec; `datasets` holds the built URL of each source, by `train` and `validation`."""
     spec = resolved["spec"]
     data, train, checkpoint = spec["data"] or {"sources": {}}, spec["train"], spec["checkpoint"]
-    if train["steps"] is None:
+    script = train.get("script")
+    if train["steps"] is None and script is None:
         raise _core.InvalidError("the key `steps` is missing in `train`: the run must know its end")
+    own = train.get("function") is not None or script is not None
     every = checkpoint["every"]
     optimizer, schedule = train["optimizer"], train["schedule"]
     layout = Layout.from_resolved(train["strategy"])
-    model = None if train.get("function") else ModelConfig.from_resolved(spec["model"]["config"], vocab_size)
+    model = None if own else ModelConfig.from_resolved(spec["model"]["config"], vocab_size)
     if model is not None:
         layout.require_divided(model.vocab_size)
     return Plan(
@@ -184,7 +225,8 @@ def plan_from(resolved: Mapping[str, Any], datasets: Mapping[str, Mapping[str, s
         sequence_length=data.get("sequence_length", 0),
         global_batch=train["global_batch"] if data["sources"] else 0,
         micro_batch=train["micro_batch"],
-        steps=train["steps"],
+        # A script ends when it returns; steps are what its progress is shown against.
+        steps=train["steps"] or 0,
         layout=layout,
         precision=train["precision"],
         recompute=train["recompute"],
@@ -192,6 +234,7 @@ def plan_from(resolved: Mapping[str, Any], datasets: Mapping[str, Mapping[str, s
         clip_grad_norm=train.get("clip_grad_norm"),
         model=model,
         function=train.get("function"),
+        script=None if script is None else Script.from_resolved(script),
         optimizer=Optimizer(
             lr=optimizer["lr"],
             betas=(optimizer["betas"][0], optimizer["betas"][1]),

@@ -18,6 +18,17 @@ def newest(store_url: str) -> dict[str, Any] | None:
     return None if text is None else json.loads(text)
 
 
+def last_end(store_url: str) -> dict[str, Any]:
+    """How the newest attempt of a run ended; empty where there is none, or where it could not say."""
+    store = _core.Store(store_url)
+    names = [path.rsplit("/", 1)[-1] for path, _ in store.list("attempts")]
+    claims = [name.removesuffix(".json") for name in names if name.endswith(".json") and name.count(".") == 1]
+    newest_claim = max(claims, key=int, default=None)
+    if newest_claim is None or f"{newest_claim}.end.json" not in names:
+        return {}
+    return json.loads(store.get(f"attempts/{newest_claim}.end.json"))  # type: ignore[no-any-return]
+
+
 def superseded(store_url: str, attempt: int) -> _core.ConflictError:
     """What an attempt ends with that has found a newer one's claim."""
     return _core.ConflictError(f"attempt {attempt} was superseded: a newer attempt has claimed `{store_url}`")
@@ -30,7 +41,7 @@ def newest_fitting(plan: Plan) -> dict[str, Any] | None:
     """
     commit = newest(plan.store)
     if commit is not None:
-        require_fit(commit, {key: plan.hashes[key] for key in ("model_hash", "order_hash")})
+        require_fit(commit, {key: plan.hashes[key] for key in ("model_hash", "order_hash")}, plan.engine)
         if plan.sources:
             require_same_data(plan, commit)
     return commit

@@ -18,6 +18,8 @@ from .ledger import Clock, Event, Reporter
 from .loop import train
 from .own import run_function
 from .plan import Plan, Validation
+from .script import run_script
+from .script_session import Session
 
 
 def run(worker: WorkerConfig, clock: Clock, entered: float) -> dict[str, Any]:
@@ -39,6 +41,20 @@ def run(worker: WorkerConfig, clock: Clock, entered: float) -> dict[str, Any]:
 
     reporter = Reporter(push, {"rank": rank, "generation": welcome.generation})
     set_threads(context.get_local_world_size())
+    if worker.plan.script is not None:
+        session = Session(
+            worker.plan,
+            rank=rank,
+            world=world,
+            attempt=worker.attempt,
+            reached_step=welcome.reached_step,
+            clock=clock,
+            reporter=reporter,
+        )
+        try:
+            return asdict(run_script(session, worker.plan.script, entered))
+        finally:
+            reporter.close()
     surroundings = surroundings_of(
         worker.plan,
         rank=rank,

@@ -59,7 +59,7 @@ fn check_batches(checks: &mut Checks<'_>, spec: &RunSpec) {
 
 fn check_steps(checks: &mut Checks<'_>, train: &Train) {
     let Some(steps) = train.steps else {
-        if train.script.is_none() && train.function.is_none() {
+        if train.script.is_none() {
             checks.report(
                 &["train"],
                 "the key `steps` is missing in `train`",

@@ -23,7 +23,7 @@ pub struct Train {
     /// The samples a worker takes through the model at once.
     #[serde(default = "micro_batch")]
     pub micro_batch: u32,
-    /// The steps of the run; required without `script` and `function`.
+    /// The steps of the run; required without `script`.
     #[serde(default)]
     pub steps: Option<u64>,
     /// How gradients become updates.

@@ -1,0 +1,165 @@
+"""Accelerate in a script of the user's own: its configuration, its saves and its steps."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import weakref
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from eagleray import _core
+
+from .plan import Script
+from .script_session import Session, StopScript, absolute
+
+WRITER = "accelerate"
+# Where processes lie and how they meet is the cluster's: these keys have no say.
+_PLACEMENT = {
+    "num_processes", "num_machines", "machine_rank", "gpu_ids", "main_process_ip", "main_process_port",
+    "rdzv_backend", "same_network", "main_training_function",
+}  # fmt: skip
+_HONOURED = {
+    "compute_environment", "distributed_type", "mixed_precision", "use_cpu", "debug", "dynamo_config",
+    "enable_cpu_affinity",
+}  # fmt: skip
+_DISTRIBUTED = {"NO", "MULTI_CPU", "MULTI_GPU"}
+_PRECISIONS = {"no", "bf16", "fp16"}
+_PLUGINS = ("deepspeed_plugin", "deepspeed_plugins", "fsdp_plugin", "megatron_lm_plugin", "parallelism_config")
+_OFF: tuple[Any, ...] = (None, False, "", "no", "NO", [], {})
+
+
+def environment(script: Script, world: int) -> dict[str, str]:
+    """What `accelerate launch` would set for the script's configuration, apart from where processes lie."""
+    if script.accelerate_config is None:
+        return {}
+    try:
+        from accelerate.commands import launch
+        from accelerate.commands.config.config_args import load_config_from_file
+        from accelerate.utils.launch import prepare_simple_launcher_cmd_env
+    except ModuleNotFoundError as error:
+        raise _core.InvalidError(
+            f"`train.script.launcher: accelerate` needs the package `accelerate`: {error}"
+        ) from error
+    try:
+        config = load_config_from_file(script.accelerate_config)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise _core.InvalidError(f"`train.script.accelerate_config`: {error}") from error
+    _refuse_config(script.accelerate_config, config.to_dict(), gpus=torch.cuda.is_available())
+    parsed = ["--config_file", script.accelerate_config, "--num_processes", str(world), "--num_machines", "1"]
+    arguments, _, _ = launch._validate_launch_command(launch.launch_command_parser().parse_args([*parsed, script.path]))
+    arguments.gpu_ids = None
+    _, found = prepare_simple_launcher_cmd_env(arguments)
+    chosen = {name: value for name, value in found.items() if name.startswith("ACCELERATE_")}
+    if not torch.cuda.is_available():
+        chosen["ACCELERATE_USE_CPU"] = "true"
+    return chosen
+
+
+def _refuse_config(path: str, config: Mapping[str, Any], *, gpus: bool) -> None:
+    """Refuses what this build or this device cannot do, every key by its name."""
+    refused = [
+        f"`{key}: {value}`" for key, value in config.items() if key not in _HONOURED | _PLACEMENT and value not in _OFF
+    ]
+    if config.get("compute_environment", "LOCAL_MACHINE") != "LOCAL_MACHINE":
+        refused.append(f"`compute_environment: {config['compute_environment']}`")
+    kind, precision = str(config.get("distributed_type")), str(config.get("mixed_precision") or "no")
+    if kind not in _DISTRIBUTED or (kind == "MULTI_GPU" and not gpus):
+        refused.append(f"`distributed_type: {kind}`" + ("" if gpus else " without GPUs"))
+    if precision not in _PRECISIONS or (precision == "fp16" and not gpus):
+        refused.append(f"`mixed_precision: {precision}`" + ("" if gpus else " without GPUs"))
+    if refused:
+        raise _core.InvalidError(f"`train.script.accelerate_config: {path}`: not available here: {', '.join(refused)}")
+
+
+def adapt(module: Any, session: Session) -> None:
+    """Has `Accelerator` save to, and load from, the checkpoints of the run."""
+    accelerator = module.Accelerator
+    begin, save, load = accelerator.__init__, accelerator.save_state, accelerator.load_state
+
+    @functools.wraps(begin)
+    def __init__(self: Any, *arguments: Any, **named: Any) -> None:  # noqa: N807
+        given = inspect.signature(begin).bind(self, *arguments, **named).arguments
+        refuse_plugins(name for name in _PLUGINS if given.get(name) is not None)
+        begin(self, *arguments, **named)
+        _require_whole_world(self, session)
+
+    @functools.wraps(save)
+    def save_state(self: Any, output_dir: Any = None, *arguments: Any, **named: Any) -> str:
+        config = self.project_configuration
+        automatic = config.automatic_checkpoint_naming
+        if automatic:
+            output_dir = Path(self.project_dir) / "checkpoints" / f"checkpoint_{config.iteration}"
+        path = absolute(Path(output_dir))
+
+        def write(folder: Path) -> None:
+            config.automatic_checkpoint_naming = False
+            try:
+                save(self, str(folder), *arguments, **named)
+            finally:
+                config.automatic_checkpoint_naming = automatic
+
+        session.save(path, write, WRITER)
+        if session.must_stop():
+            raise StopScript
+        return str(path)
+
+    @functools.wraps(load)
+    def load_state(self: Any, input_dir: Any = None, *arguments: Any, **named: Any) -> None:
+        session.join()
+        commit, config = None, self.project_configuration
+        if input_dir is not None:
+            commit = session.opened(absolute(Path(input_dir)))
+        elif config.automatic_checkpoint_naming:
+            commit = session.newest_in(Path(self.project_dir) / "checkpoints")
+            if commit is not None:
+                number = Path(commit["metadata"]["script"]["path"]).name.rpartition("_")[2]
+                config.iteration = int(number) + 1
+        if commit is None:
+            load(self, input_dir, *arguments, **named)
+            return
+        load(self, str(session.folder_of(commit)), *arguments, **named)
+        session.step = int(commit["step"])
+
+    accelerator.__init__, accelerator.save_state, accelerator.load_state = __init__, save_state, load_state
+
+
+def adapt_optimizer(module: Any, session: Session) -> None:
+    """Has the first prepared optimizer tell of its steps, those that end an accumulation."""
+    optimizer = module.AcceleratedOptimizer
+    original = optimizer.step
+    first: list[Callable[[], Any]] = []
+
+    @functools.wraps(original)
+    def step(self: Any, *arguments: Any, **named: Any) -> Any:
+        result = original(self, *arguments, **named)
+        if session.teller in (None, WRITER) and self.gradient_state.sync_gradients:
+            if not first or first[0]() is None:
+                first[:] = [weakref.ref(self)]
+            if first[0]() is self:
+                session.teller = WRITER
+                session.ended_step(session.step + 1, lr=float(self.param_groups[0]["lr"]))
+        return result
+
+    optimizer.step = step
+
+
+def refuse_plugins(names: Any) -> None:
+    """Refuses strategies that a script asks Accelerate for, and that this build has not proved."""
+    found = [f"`{name}`" for name in names]
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        found.append("`ACCELERATE_USE_FSDP`")
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+        found.append("`ACCELERATE_USE_DEEPSPEED`")
+    if found:
+        raise _core.InvalidError(f"`train.script`: {', '.join(found)} is not available in this build")
+
+
+def _require_whole_world(accelerator: Any, session: Session) -> None:
+    session.join()
+    if accelerator.num_processes != session.world:
+        raise _core.InvalidError(f"`Accelerator` sees {accelerator.num_processes} of the run's {session.world} workers")
