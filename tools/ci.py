@@ -75,17 +75,17 @@ def _quickstart() -> None:
 def stages(runners: Runners) -> list[Stage]:
     """In the order in which they fail soonest."""
     return [
-        Stage(name="environment", budget_s=180, body=environment.ensure),
+        Stage(name="environment", budget_s=60, body=environment.ensure),
         Stage(name="format", budget_s=10, body=checks.formatted),
         Stage(name="ruff", budget_s=10, body=checks.ruff),
-        Stage(name="clippy", budget_s=240, body=checks.clippy),
-        Stage(name="tidy", budget_s=20, body=checks.tidy),
-        Stage(name="licences", budget_s=180, body=checks.licences),
-        Stage(name="wheel", budget_s=300, body=build.install),
-        Stage(name="types", budget_s=60, body=checks.types),
-        Stage(name="rust tests", budget_s=300, body=lambda: runners.run("rust")),
-        Stage(name="python tests", budget_s=1140, body=lambda: runners.run("python")),
-        Stage(name="quickstart", budget_s=180, body=_quickstart),
+        Stage(name="clippy", budget_s=140, body=checks.clippy),
+        Stage(name="tidy", budget_s=15, body=checks.tidy),
+        Stage(name="licences", budget_s=90, body=checks.licences),
+        Stage(name="wheel", budget_s=230, body=build.install),
+        Stage(name="types", budget_s=20, body=checks.types),
+        Stage(name="rust tests", budget_s=90, body=lambda: runners.run("rust")),
+        Stage(name="python tests", budget_s=970, body=lambda: runners.run("python")),
+        Stage(name="quickstart", budget_s=165, body=_quickstart),
     ]
 
 

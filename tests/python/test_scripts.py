@@ -99,7 +99,8 @@ def assert_goes_on(run: Run, steps: int) -> None:
     assert groups[2, 0][0] == groups[1, 1][-1] + 1
     seen: set[int] = set()
     for event in run.steps():
-        assert event["recompute"] == (event["step"] in seen)
+        # What one rank told of a step, and another did not any more, is done again too.
+        assert event["recompute"] or event["step"] not in seen
         seen.add(event["step"])
     assert run.seconds("load") > 0 and run.seconds("checkpoint_stall") > 0
 
