@@ -92,8 +92,22 @@ class _TorchBackend(Backend):
             ray.get(worker_group.execute_async(_leave, len(worker_group) > 1), timeout=self._LEAVE_SECONDS)
 
 
+class _World(BackendConfig):
+    """What all worlds of torch have in common."""
+
+    @property
+    def train_func_context(self) -> type[_Device]:
+        """What the train function runs in."""
+        return _Device
+
+    @property
+    def framework(self) -> Any:
+        """For Ray's own records."""
+        return TrainingFramework.TORCH
+
+
 @dataclass
-class TorchWorld(BackendConfig):
+class TorchWorld(_World):
     """Ray's own set-up of `torch.distributed`, by name.
 
     `ray.train.torch.TorchConfig` imports torch wherever it is named: in the driver, and in the controller, which is
@@ -109,22 +123,19 @@ class TorchWorld(BackendConfig):
         """What sets the world up."""
         return _TorchBackend
 
-    @property
-    def train_func_context(self) -> type[_Device]:
-        """What the train function runs in."""
-        return _Device
 
-    @property
-    def framework(self) -> Any:
-        """For Ray's own records."""
-        return TrainingFramework.TORCH
+def _name_place(place: tuple[str, int]) -> None:
+    """Rank 0's host and port, and what Ray knows of ranks, in the environment of this one."""
+    from ray.train.torch import config as torch_config
+
+    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = place[0], str(place[1])
+    torch_config._set_torch_distributed_env_vars()
 
 
 def _join(place: tuple[str, int], rank: int, world: int, config: TorchWorld) -> None:
     from ray.train.torch import config as torch_config
 
-    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = place[0], str(place[1])
-    torch_config._set_torch_distributed_env_vars()
+    _name_place(place)
     torch_config._setup_torch_process_group(
         backend="nccl" if config.gpus else "gloo",
         world_rank=rank,
@@ -155,7 +166,7 @@ class _ScriptBackend(Backend):
 
 
 @dataclass
-class ScriptWorld(BackendConfig):
+class ScriptWorld(_World):
     """The environment that `torchrun` gives, for scripts that join their process group themselves."""
 
     @property
@@ -163,22 +174,9 @@ class ScriptWorld(BackendConfig):
         """What sets the world up."""
         return _ScriptBackend
 
-    @property
-    def train_func_context(self) -> type[_Device]:
-        """What the train function runs in."""
-        return _Device
-
-    @property
-    def framework(self) -> Any:
-        """For Ray's own records."""
-        return TrainingFramework.TORCH
-
 
 def _announce(place: tuple[str, int]) -> None:
-    from ray.train.torch import config as torch_config
-
-    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = place[0], str(place[1])
-    torch_config._set_torch_distributed_env_vars()
+    _name_place(place)
     os.environ["GROUP_RANK"] = os.environ["NODE_RANK"]
     os.environ["ROLE_RANK"], os.environ["ROLE_WORLD_SIZE"] = os.environ["RANK"], os.environ["WORLD_SIZE"]
 

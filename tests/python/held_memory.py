@@ -7,17 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from eagleray.train.layout import Layout
 from eagleray.train.model import sample_losses
 from eagleray.train.model_config import ModelConfig
-from eagleray.train.strategy import build_optimizer, spread
-
-
-def local(tensor: Tensor) -> Tensor:
-    """What this rank holds of a tensor."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+from eagleray.train.strategy import build_optimizer, local, spread
 
 
 def nbytes(tensors: Iterable[Tensor]) -> int:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -187,12 +188,12 @@ def processes_with(variable: str, value: str) -> Iterator[tuple[int, bytes]]:
                 yield int(entry.name), (entry / "cmdline").read_bytes()
 
 
-class Account:
+class Account(ABC):
     """What happened in training, told by its events."""
 
+    @abstractmethod
     def all_events(self) -> list[dict[str, Any]]:
         """Every event, in any order."""
-        raise NotImplementedError
 
     def events(self, kind: str | None = None) -> list[dict[str, Any]]:
         """Events of a kind, in order of time."""

@@ -25,7 +25,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 from eagleray import _core
 from eagleray._commit import ENGINE
 
-from .storage import StoreReader, StoreWriter
+from .storage import StoreReader, StoreWriter, WrittenFile
 
 State = dict[str, Any]
 T = TypeVar("T")
@@ -158,46 +158,68 @@ def write(
     place: Place, state: State, commit: Mapping[str, Any], prepare: Callable[[], None] | None = None
 ) -> tuple[str, int]:
     """Writes and commits one save; returns its directory and size. Every rank raises when any rank failed."""
-    step = int(commit["step"])
-    directory = agree(
-        place, lambda: str(_core.next_save(place.store_url, place.attempt, step)) if _first(place) else ""
-    )
-    store = _core.Store(f"{place.store_url.rstrip('/')}/{directory}")
+    directory, store = begin(place, int(commit["step"]))
     writer = StoreWriter(store)
     try:
         with _alone(place):
             dcp_save(state, storage_writer=writer, process_group=place.group, no_dist=place.group is None)
     except CheckpointException as error:
         raise _cause(error) from error
-    agree(place, lambda: _write_segment(place, directory, writer))
-    size = agree(place, lambda: _commit(place, directory, commit, prepare) if _first(place) else 0)
-    return directory, size
+    return directory, finish(place, directory, lambda: writer.files.written, {"engine": ENGINE, **commit}, prepare)
 
 
-def _write_segment(place: Place, directory: str, writer: StoreWriter) -> None:
-    files = [file.to_json() for file in writer.files.written]
-    segment = json.dumps({"rank": place.rank, "files": files})
+def begin(place: Place, step: int) -> tuple[str, _core.Store]:
+    """The directory of a new save, which all ranks agree on, and a store of it."""
+    directory = agree(
+        place, lambda: str(_core.next_save(place.store_url, place.attempt, step)) if _first(place) else ""
+    )
+    return directory, _opened(place, directory)
+
+
+def finish(
+    place: Place,
+    directory: str,
+    written: Callable[[], list[WrittenFile]],
+    commit: Mapping[str, Any],
+    prepare: Callable[[], None] | None,
+) -> int:
+    """Writes each rank's segment of the files that `written` tells of, then the commit on rank 0; its size in bytes."""
+    agree(place, lambda: _write_segment(place, directory, written()))
+    return agree(place, lambda: _commit(place, directory, commit, prepare) if _first(place) else 0)
+
+
+def _write_segment(place: Place, directory: str, written: list[WrittenFile]) -> None:
+    segment = json.dumps({"rank": place.rank, "files": [file.to_json() for file in written]})
     _core.write_segment(place.store_url, directory, place.rank, segment)
 
 
 def _commit(place: Place, directory: str, commit: Mapping[str, Any], prepare: Callable[[], None] | None) -> int:
     if prepare is not None:
         prepare()
-    fields = {"engine": ENGINE, "attempt": place.attempt, "world": place.world, **commit}
+    fields = {"attempt": place.attempt, "world": place.world, **commit}
     _core.commit(place.store_url, directory, json.dumps(fields))
     committed = json.loads(_core.read_commit(place.store_url, directory))
     return sum(int(file["bytes"]) for file in committed["files"])
 
 
 def load(place: Place, directory: str, state: State) -> None:
-    """Verifies the files of a commit, a share by each rank, and reads `state`'s tensors in place."""
-    agree(place, lambda: _core.verify(place.store_url, directory, (place.rank, place.world)))
-    store = _core.Store(f"{place.store_url.rstrip('/')}/{directory}")
+    """Verifies the files of a commit and reads `state`'s tensors in place."""
+    verify(place, directory)
+    reader = StoreReader(_opened(place, directory))
     try:
         with _alone(place):
-            dcp_load(state, storage_reader=StoreReader(store), process_group=place.group, no_dist=place.group is None)
+            dcp_load(state, storage_reader=reader, process_group=place.group, no_dist=place.group is None)
     except CheckpointException as error:
         raise _cause(error) from error
+
+
+def verify(place: Place, directory: str) -> None:
+    """Verifies the files of a commit, a share by each rank."""
+    agree(place, lambda: _core.verify(place.store_url, directory, (place.rank, place.world)))
+
+
+def _opened(place: Place, directory: str) -> _core.Store:
+    return _core.Store(f"{place.store_url.rstrip('/')}/{directory}")
 
 
 @contextlib.contextmanager

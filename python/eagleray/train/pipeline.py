@@ -16,7 +16,7 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGP
 
 from .context import Tensors
 from .model import sample_losses
-from .strategy import Done, Flow, Spread, whole
+from .strategy import Done, Flow, Spread, local
 
 # What cross entropy leaves out.
 IGNORED = -100
@@ -82,7 +82,7 @@ class Pipelined(Spread):
         )
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        losses = whole(sample_losses(logits, labels))
+        losses = local(sample_losses(logits, labels))
         self._found.append(losses.detach())
         return losses.sum() * self._scale
 

@@ -22,8 +22,8 @@ import torch.distributed as dist
 
 from eagleray import _core
 from eagleray.checkpoint import Place
-from eagleray.checkpoint.engine import agree
-from eagleray.checkpoint.files import verify_files, write_files
+from eagleray.checkpoint.engine import agree, verify
+from eagleray.checkpoint.files import write_files
 
 from .ledger import Clock, Event, Reporter
 from .plan import Plan
@@ -199,7 +199,7 @@ class Session:
     def _verified(self, directory: str) -> Mapping[str, Any]:
         began = self.clock.now()
         self._cover()
-        verify_files(self._place(), directory)
+        verify(self._place(), directory)
         commit: Mapping[str, Any] = json.loads(_core.read_commit(self.plan.store, directory))
         self._mark = self.clock.now()
         self.reporter.span("load", began, self._mark)

@@ -58,7 +58,6 @@ class Flow:
 class Spread:
     """A model on its devices, with what differs between strategies."""
 
-    layout: Layout
     axes: Axes
     model: nn.Module
     mesh: DeviceMesh
@@ -93,7 +92,7 @@ class Spread:
     def _losses(self, tensors: Tensors) -> Tensor:
         with self.precision():
             logits = self.model(tensors.tokens, tensors.position_ids)
-        return whole(sample_losses(logits, tensors.labels))
+        return local(sample_losses(logits, tensors.labels))
 
     def precision(self) -> contextlib.AbstractContextManager[object]:
         """bf16 autocast where parameters are not cast as they are gathered."""
@@ -125,7 +124,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None, *
     gradients = [_reduced(parameter) for parameter in given]
     holders = dist.get_world_size() // stages
     copies = torch.tensor([holders // _parts(gradient) for gradient in gradients], dtype=torch.float64)
-    norms = torch.stack(torch._foreach_norm([_local(gradient) for gradient in gradients])).double()
+    norms = torch.stack(torch._foreach_norm([local(gradient) for gradient in gradients])).double()
     squares = (norms.square() / copies.to(norms.device)).sum()
     dist.all_reduce(squares)
     norm = squares.sqrt().float()
@@ -142,7 +141,8 @@ def _reduced(parameter: nn.Parameter) -> Tensor:
     return gradient  # type: ignore[return-value]
 
 
-def _local(tensor: Tensor) -> Tensor:
+def local(tensor: Tensor) -> Tensor:
+    """What this rank holds of a tensor."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
@@ -154,11 +154,6 @@ def _parts(tensor: Tensor) -> int:
     return math.prod(
         mesh.size(axis) for axis, placement in enumerate(tensor.placements) if not placement.is_replicate()
     )
-
-
-def whole(losses: Tensor) -> Tensor:
-    """Losses as every rank of `tp` has them."""
-    return _local(losses)
 
 
 def spread(
@@ -188,7 +183,7 @@ def spread(
         model.to(device)
         # Buckets are views of the gradients, so a step holds one copy of them; the graph never changes.
         wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True)
-        return Spread(layout=layout, axes=axes, model=wrapped, mesh=mesh, device=device, autocast=bf16)
+        return Spread(axes=axes, model=wrapped, mesh=mesh, device=device, autocast=bf16)
     mesh = mesh_of(axes, device)
     with torch.device("meta"):
         model = Llama(config)
@@ -204,7 +199,7 @@ def spread(
     model.to_empty(device=device)
     model.tie()
     initialise(model, seed, _copy_part)
-    parts: dict[str, Any] = {"layout": layout, "axes": axes, "model": model, "mesh": mesh, "device": device}
+    parts: dict[str, Any] = {"axes": axes, "model": model, "mesh": mesh, "device": device}
     parts["autocast"] = bf16 and not sharded
     if axes.pp == 1:
         return Spread(**parts)

@@ -41,33 +41,23 @@ def run(worker: WorkerConfig, clock: Clock, entered: float) -> dict[str, Any]:
 
     reporter = Reporter(push, {"rank": rank, "generation": welcome.generation})
     set_threads(context.get_local_world_size())
-    if worker.plan.script is not None:
-        session = Session(
-            worker.plan,
-            rank=rank,
-            world=world,
-            attempt=worker.attempt,
-            reached_step=welcome.reached_step,
-            clock=clock,
-            reporter=reporter,
-        )
-        try:
-            return asdict(run_script(session, worker.plan.script, entered))
-        finally:
-            reporter.close()
-    surroundings = surroundings_of(
-        worker.plan,
-        rank=rank,
-        world=world,
-        attempt=worker.attempt,
-        reached_step=welcome.reached_step,
-        device=_device(),
-        clock=clock,
-        reporter=reporter,
-    )
+    plan, function = worker.plan, worker.plan.function
+    here: dict[str, Any] = {
+        "rank": rank,
+        "world": world,
+        "attempt": worker.attempt,
+        "reached_step": welcome.reached_step,
+        "clock": clock,
+        "reporter": reporter,
+    }
+    outcome: Outcome
     try:
-        function = worker.plan.function
-        outcome: Outcome = run_function(surroundings, function, entered) if function else train(surroundings, entered)
+        if plan.script is not None:
+            outcome = run_script(Session(plan, **here), plan.script, entered)
+        elif function is not None:
+            outcome = run_function(surroundings_of(plan, device=_device(), **here), function, entered)
+        else:
+            outcome = train(surroundings_of(plan, device=_device(), **here), entered)
     finally:
         reporter.close()
     return asdict(outcome)
