@@ -1,0 +1,57 @@
+"""What only a GPU can prove: its kernels, NCCL, a world under Ray Train on it. Skipped where there is none."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from conftest import SHORT_STEPS
+from ranks import Ranks
+from training import Run, train_in, wait_until
+
+pytestmark = [
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+]
+
+
+@pytest.mark.parametrize(("strategy", "recompute"), [("ddp", "none"), ("fsdp2", "full")])
+def test_a_gpu_sees_the_samples_and_has_the_losses_of_a_cpu(
+    strategy: str, recompute: str, new_run: Callable[..., Run], ranks: Ranks
+) -> None:
+    run = new_run("gpu", workers=1, strategy=strategy, recompute=recompute, steps=SHORT_STEPS)
+    run.finish()
+    cpu = train_in(ranks, 1, new_run("cpu", workers=1, steps=SHORT_STEPS))
+    assert run.digests() == cpu.digests()
+    # Sixty steps carry the last digit of fp32 on into the fifth.
+    assert run.loss_drift(cpu) < 1e-4
+    first = {step: event["loss"] for step, event in cpu.history().items() if step <= 10}
+    assert {step: run.history()[step]["loss"] for step in first} == pytest.approx(first, rel=1e-5)
+
+
+def test_a_killed_worker_on_a_gpu_is_replaced_and_goes_on_where_it_was(new_run: Callable[..., Run]) -> None:
+    whole, torn = (new_run(name, workers=1, steps=400, every="20 steps", max_failures=0) for name in ("whole", "torn"))
+    whole.finish()
+    driver = torn.start()
+    wait_until(lambda: max(torn.commits(), default=0) >= 40, driver)
+    os.kill(driver.workers()[0], signal.SIGKILL)
+    assert driver.wait() == 0, driver.text()
+    assert len(torn.events("generation")) == 2
+    assert torn.digests() == whole.digests()
+    assert torn.loss_drift(whole) < 1e-4
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_bf16_on_a_gpu_learns_what_fp32_does(strategy: str, new_run: Callable[..., Run]) -> None:
+    wide, narrow = (new_run(p, workers=1, strategy=strategy, precision=p, steps=SHORT_STEPS) for p in ("fp32", "bf16"))
+    wide.finish()
+    narrow.finish()
+    assert narrow.digests() == wide.digests()
+    assert narrow.loss_drift(wide) < 2e-2
+    last = narrow.steps()[-1]
+    assert last["memory_bytes"] > 0
+    assert last["flops_per_token"] > 0
