@@ -337,12 +337,12 @@ impl<'a> Model<'a> {
         self.usage(Moment::Reduce, &[(Term::Gathered, self.gathered(0.0)), (Term::Reduced, reduced)])
     }
 
-    /// The roots of second moments: of all parameters at once on a GPU, of one tensor on the CPU.
+    /// The roots of second moments: of one tensor on the CPU; a GPU's one kernel keeps none.
     fn step(&self) -> Usage {
         let held = self.parameters / self.axes.shards as f64;
         let largest = self.shape.embedding(self.axes.tp) as f64 / self.axes.shards as f64;
         let roots = match self.setting.device {
-            Device::Gpu => held,
+            Device::Gpu => 0.0,
             Device::Cpu => held.min(largest),
         };
         self.usage(Moment::Step, &[(Term::Working, FP32 * roots)])

@@ -62,7 +62,7 @@ impl Layout {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Device {
-    /// A GPU: norms are one kernel, the optimizer works on lists of tensors.
+    /// A GPU: norms are one kernel, so is the optimizer's step.
     #[default]
     Gpu,
     /// The CPU: a norm also keeps its normalised input, the optimizer takes tensor by tensor.

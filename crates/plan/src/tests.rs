@@ -134,7 +134,7 @@ fn sixteen_bytes_a_parameter_decide_how_many_devices_a_model_needs_at_least() {
     let node = instance("p4de.24xlarge").unwrap();
     let full = Setting { recompute: Recompute::Full, sequence_length: 2048, ..setting(Layout::Ddp, 1) };
     assert_eq!(fewest(&preset("llama-7b", 32_000), &full, node).unwrap().world, 2);
-    assert_eq!(fewest(&preset("llama-70b", 32_000), &full, node).unwrap().world, 32);
+    assert_eq!(fewest(&preset("llama-70b", 32_000), &full, node).unwrap().world, 16);
 }
 
 #[test]

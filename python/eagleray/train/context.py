@@ -100,8 +100,17 @@ class Tensors:
         if empty := batch["tokens"].shape[0] == 0:
             parts = [torch.zeros(1, batch["tokens"].shape[1], dtype=torch.int64, device=device) for _ in range(3)]
         else:
-            parts = [torch.from_numpy(batch[key]).to(device) for key in ("tokens", "labels", "position_ids")]
+            parts = [on_device(batch[key], device) for key in ("tokens", "labels", "position_ids")]
         return cls(tokens=parts[0], labels=parts[1], position_ids=parts[2], empty=empty)
+
+
+def on_device(array: Any, device: torch.device) -> torch.Tensor:
+    """The tensor of a numpy array.
+
+    To a GPU it goes from pinned memory: from any other, this thread would wait for all that the GPU has to do first.
+    """
+    host = torch.from_numpy(array)
+    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
 
 
 def newest_commit(context: Context) -> dict[str, Any] | None:

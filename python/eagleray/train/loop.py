@@ -20,7 +20,7 @@ from .resume import superseded
 from .saver import Saver
 from .state import ModelAndOptimizer
 from .steps import StepReader, record_step
-from .strategy import Flow, build_optimizer, spread
+from .strategy import Done, Flow, build_optimizer, spread
 from .totals import Totals
 from .validation import validate
 
@@ -119,9 +119,12 @@ class Loop:
         reader = StepReader(self.context, self.stream, self.step * plan.global_batch)
         # Gradients are averaged over the readers; this scale makes of it the mean over the global batch.
         scale = self.context.axes.readers / plan.tokens_per_step
+        # Looked at when all is under way: to look is to wait for the device.
+        told: list[Done] = []
         for tensors in reader.micro_batches(self.watch, mine):
-            for done in self.spread.forward_backward(tensors, scale, last=reader.last):
-                mine.add_losses(done.losses.double().tolist(), done.tokens)
+            told += self.spread.forward_backward(tensors, scale, last=reader.last)
+        for done in told:
+            mine.add_losses(done.losses.double().tolist(), done.tokens)
         # Ranks of one share have seen the same samples; one of them tells of it.
         return mine if self.context.speaks else Totals()
 
