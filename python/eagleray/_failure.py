@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import sys
+import traceback
 from typing import Any
 
 from eagleray import _core
@@ -41,3 +44,20 @@ def described(error: BaseException) -> dict[str, Any]:
         "hint": getattr(error, "hint", None),
     }
     return {"error": fields}
+
+
+def tell(error: BaseException, *, as_json: bool, verbose: bool, logs: str | None = None) -> int:
+    """Says what went wrong, on stderr and as JSON on stdout where that is asked for; returns the exit code."""
+    if verbose:
+        traceback.print_exception(error)
+    if as_json:
+        sys.stdout.write(json.dumps(described(error)) + "\n")
+        sys.stdout.flush()
+    sys.stderr.write(f"error: {text_of(error)}\n")
+    code = exit_code(error)
+    if code == EXIT_UNEXPECTED and logs is not None:
+        sys.stderr.write(f"logs: {logs}\n")
+    if not is_ours(error) and not verbose:
+        sys.stderr.write("hint: run again with `--verbose` for the traceback\n")
+    sys.stderr.flush()
+    return code

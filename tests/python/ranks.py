@@ -22,7 +22,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-PRELOADED = ["pytest", "torch", "eagleray.train.worker", "training"]
+PRELOADED = ["pytest", "torch", "eagleray.train.worker", "eagleray.train.huggingface", "training"]
+PRELOADED += [f"transformers.models.{name}.modeling_{name}" for name in ("llama", "qwen3", "mistral", "gemma3", "gpt2")]
 # Only a hang is as slow as this.
 PATIENCE_SECONDS = 240.0
 # Peers of a rank that raised see its sockets close; who has seen nothing by then waits for something else.

@@ -51,13 +51,15 @@ def test_each_step_counts_the_tokens_of_the_global_batch(undisturbed: Run) -> No
     assert {event["tokens"] for event in undisturbed.steps()} == {BATCH * SEQUENCE}
 
 
-def test_sharded_training_of_three_uneven_ranks_gives_the_losses_of_two_replicas(
-    new_run: Callable[..., Run], replicas: Trained, ranks: Ranks
+# Three share a global batch of eight unevenly.
+@pytest.mark.parametrize(("world", "strategy"), [(1, "ddp"), (3, "fsdp2"), (4, "ddp")])
+def test_one_global_batch_has_one_loss_curve_in_every_world(
+    world: int, strategy: str, new_run: Callable[..., Run], replicas: Trained, ranks: Ranks
 ) -> None:
-    sharded = train_in(ranks, 3, new_run(steps=SHORT_STEPS, strategy="fsdp2", workers=3))
-    assert {event["world"] for event in sharded.steps()} == {3}
-    assert sharded.digests() == replicas.digests()
-    assert sharded.loss_drift(replicas) < 1e-5
+    trained = train_in(ranks, world, new_run(steps=SHORT_STEPS, strategy=strategy, workers=world))
+    assert {event["world"] for event in trained.steps()} == {world}
+    assert trained.digests() == replicas.digests()
+    assert trained.loss_drift(replicas) < 1e-5
 
 
 def test_bf16_under_sharding_learns_what_fp32_learns(

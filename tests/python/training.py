@@ -92,7 +92,11 @@ def spec_text(corpus: Corpus, store: Path | str, **changes: Any) -> str:
         "max_failures": 5,
         "function": "null",
         "metrics": "{}",
+        "model": None,
     } | changes
+    shape = (
+        f"hidden_size: {options['hidden_size']}, intermediate_size: 64, num_layers: 2, num_heads: 4, num_kv_heads: 2"
+    )
     held = (
         "{}"
         if options["function"] != "null"
@@ -110,13 +114,7 @@ data:
     sea: {{documents: {options["documents"]}, weight: 1.0}}
   built: {options["built"]}
   validation: {held}
-model:
-  config:
-    hidden_size: {options["hidden_size"]}
-    intermediate_size: 64
-    num_layers: 2
-    num_heads: 4
-    num_kv_heads: 2
+model: {options["model"] or f"{{config: {{{shape}}}}}"}
 train:
   strategy: {options["strategy"]}
   global_batch: {BATCH}

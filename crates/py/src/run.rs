@@ -5,7 +5,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use eagleray_base::{Error, Result};
 use eagleray_run::claim::{self, End};
 use eagleray_run::heartbeat::{self, Heartbeat};
+use eagleray_run::huggingface;
 use eagleray_run::{Claimant, Ledger, account, read_ledger};
+use eagleray_spec::Resolved;
 use eagleray_store::Store;
 use pyo3::prelude::*;
 
@@ -21,6 +23,17 @@ fn claim_attempt(py: Python<'_>, store_url: &str, info: &str) -> PyResult<String
         let claimant: Claimant = parse(info, "the claimant")?;
         let resumed_from = || Ok(eagleray_checkpoint::newest(&store)?.map(|commit| commit.dir));
         render(&claim::claim(&store, &claimant, resumed_from)?)
+    })
+    .map_err(to_py)
+}
+
+/// What a Hugging Face folder says of its model, as JSON, and the resolved run with the folder's config in it.
+#[pyfunction]
+fn read_huggingface(py: Python<'_>, path: &str, resolved_json: &str) -> PyResult<(String, String)> {
+    py.detach(|| {
+        let model = huggingface::read(path)?;
+        let resolved = Resolved::from_json(resolved_json)?.with_model_config(model.config.clone());
+        Ok((render(&model)?, resolved.to_json()))
     })
     .map_err(to_py)
 }
@@ -128,6 +141,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(finish, module)?)?;
     module.add_function(wrap_pyfunction!(read_ledger_json, module)?)?;
     module.add_function(wrap_pyfunction!(account_json, module)?)?;
+    module.add_function(wrap_pyfunction!(read_huggingface, module)?)?;
     module.add_class::<PyHeartbeat>()?;
     module.add_class::<PyLedger>()
 }

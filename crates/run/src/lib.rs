@@ -23,12 +23,14 @@
 //!
 //! Map: [`paths`] every path of a run · [`claim`] attempts and who may make one · [`heartbeat`] the sign of life
 //! of a driver · [`ledger`] writing and reading events · [`event`] their form · [`timeline`] spans to seconds by
-//! cause · [`account`] the report's figures · [`runs`] the runs of a folder.
+//! cause · [`account`] the report's figures · [`runs`] the runs of a folder · [`huggingface`] the model a run starts
+//! from, where it lies in a folder.
 
 pub mod account;
 pub mod claim;
 pub mod event;
 pub mod heartbeat;
+pub mod huggingface;
 pub mod ledger;
 pub mod paths;
 pub mod runs;

@@ -103,7 +103,7 @@ impl Resolved {
             refused.push("`data.validation` with `train.function`".into());
         }
         if let Some(Model::Huggingface { .. }) = &self.spec.model {
-            refused.push("`model.huggingface`".into());
+            self.refuse_with_huggingface(refused);
         }
         if self.spec.store.starts_with("memory://") {
             refused.push("`store: memory://…`, which other processes cannot read,".into());
@@ -133,6 +133,19 @@ impl Resolved {
             if let Some(location) = script[key].as_str().filter(|location| remote(location)) {
                 refused.push(format!("`train.script.{key}: {location}`, which is no file,"));
             }
+        }
+    }
+
+    /// Replicas and shards run; what splits layers or tensors knows the built-in model alone.
+    fn refuse_with_huggingface(&self, refused: &mut Vec<String>) {
+        let strategy = &self.spec.train.strategy;
+        for axis in ["pp", "tp"] {
+            if strategy[axis].as_u64().is_some_and(|parts| parts > 1) {
+                refused.push(format!("`train.strategy` with `{axis}` and `model.huggingface`"));
+            }
+        }
+        if self.spec.train.function.is_some() {
+            refused.push("`model.huggingface` with `train.function`, which makes its own model,".into());
         }
     }
 

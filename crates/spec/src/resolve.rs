@@ -173,7 +173,8 @@ impl Resolver<'_> {
 
     fn model(&mut self, spec: &Model) -> resolved::Model {
         if let Some(path) = &spec.huggingface {
-            return resolved::Model::Huggingface { path: self.location(&["model", "huggingface"], path) };
+            let path = self.location(&["model", "huggingface"], path);
+            return resolved::Model::Huggingface { path, config: None };
         }
         let shape = spec.config.clone().or_else(|| model::preset(spec.preset.as_deref().unwrap_or_default()));
         // An unknown preset has been reported; any shape will do until that report is given.
@@ -304,8 +305,11 @@ fn tagged_strategy(strategy: Strategy) -> Value {
     }
 }
 
-/// What `auto` stands for where no accelerator is known.
+/// What `auto` stands for where no accelerator is known, or where the model's shape is not: that fits in most cases.
 fn rule(spec: &RunSpec) -> NamedStrategy {
+    if spec.model.as_ref().is_some_and(|model| model.huggingface.is_some()) {
+        return NamedStrategy::Fsdp2;
+    }
     let bytes = spec.model.as_ref().and_then(state_bytes);
     if bytes.is_none_or(|bytes| bytes <= DEVICE_STATE_BYTES) {
         NamedStrategy::Ddp

@@ -168,6 +168,9 @@ pub enum Model {
     Huggingface {
         /// Its absolute path or URL.
         path: String,
+        /// Its `config.json`, once the folder was read.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        config: Option<Value>,
     },
 }
 
@@ -254,6 +257,16 @@ impl Resolved {
         }
     }
 
+    /// The run with the `config.json` of its Hugging Face folder; the folder must have been read.
+    #[must_use]
+    pub fn with_model_config(mut self, found: Value) -> Self {
+        if let Some(Model::Huggingface { config, .. }) = &mut self.spec.model {
+            *config = Some(found);
+            self.model_hash = digest(&fixed_model(&serde_json::to_value(&self.spec).unwrap_or_default()));
+        }
+        self
+    }
+
     /// Reads a resolved run.
     ///
     /// # Errors
@@ -318,6 +331,9 @@ impl Difference {
     }
 }
 
+/// What a Hugging Face config says of the program that wrote it, and of how the weights lie there.
+const PASSING: [&str; 4] = ["_name_or_path", "dtype", "torch_dtype", "transformers_version"];
+
 /// What fixes which samples come in which order. Places are left out: a dataset may be moved, and
 /// what it holds is compared by its hash when it is opened.
 fn fixed_order(spec: &Value) -> Value {
@@ -354,9 +370,19 @@ fn fixed_order(spec: &Value) -> Value {
     fixed
 }
 
+/// The model's shape. Once a folder was read it is what its config says, and no longer where it lies.
 fn fixed_model(spec: &Value) -> Value {
     let model = &spec["model"];
-    json!({"model.kind": model["kind"], "model.config": model["config"], "model.path": model["path"]})
+    if model["kind"] != "huggingface" || model["config"].is_null() {
+        return json!({"model.kind": model["kind"], "model.config": model["config"], "model.path": model["path"]});
+    }
+    let mut config = model["config"].clone();
+    if let Some(config) = config.as_object_mut() {
+        for key in PASSING {
+            config.remove(key);
+        }
+    }
+    json!({"model.kind": model["kind"], "model.config": config})
 }
 
 fn compare(old: &Value, new: &Value, field: &str, differences: &mut Vec<Difference>) {

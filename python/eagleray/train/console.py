@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import traceback
 from typing import Any
 
 from eagleray import _failure
@@ -60,19 +59,7 @@ class Console:
     def error(self, error: BaseException, logs: str | None) -> int:
         """Says what went wrong, and returns the exit code."""
         self._end_line()
-        if self.verbose:
-            traceback.print_exception(error)
-        if self.as_json:
-            sys.stdout.write(json.dumps(_failure.described(error)) + "\n")
-            sys.stdout.flush()
-        sys.stderr.write(f"error: {_failure.text_of(error)}\n")
-        code = _failure.exit_code(error)
-        if code == _failure.EXIT_UNEXPECTED and logs is not None:
-            sys.stderr.write(f"logs: {logs}\n")
-        if not _failure.is_ours(error) and not self.verbose:
-            sys.stderr.write("hint: run again with `--verbose` for the traceback\n")
-        sys.stderr.flush()
-        return code
+        return _failure.tell(error, as_json=self.as_json, verbose=self.verbose, logs=logs)
 
     def _end_line(self) -> None:
         if self._line_open:

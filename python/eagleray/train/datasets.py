@@ -68,7 +68,7 @@ def _fitting_vocabulary(resolved: Mapping[str, Any], urls: Mapping[str, Mapping[
             sizes[name] = int(json.loads(_core.dataset_info(url))["vocab_size"])
     needed = max(sizes.values())
     model = resolved["spec"]["model"]
-    given = None if model is None else model["config"].get("vocab_size")
+    given = None if model is None or model["kind"] != "llama" else model["config"].get("vocab_size")
     if given is not None and given < needed:
         largest = max(sizes, key=lambda name: sizes[name])
         raise _core.InvalidError(

@@ -30,6 +30,7 @@ from .account import reached_step, report, summary
 from .console import Console
 from .datasets import ensure_datasets
 from .ledger import Clock
+from .model_config import with_model
 from .plan import Plan, plan_from
 from .resume import last_end, newest, newest_fitting, superseded
 from .sinks import Wanted, require_clients
@@ -83,9 +84,10 @@ def run(resolved: Mapping[str, Any], *, take_over: bool, console: Console) -> in
 
 
 def _run(resolved: Mapping[str, Any], *, take_over: bool, console: Console, stop: Stop) -> int:
+    _core.refuse_unavailable(json.dumps(resolved), "train")
+    resolved = with_model(dict(resolved))
     spec = resolved["spec"]
     store_url = spec["store"]
-    _core.refuse_unavailable(json.dumps(resolved), "train")
     require_clients(Wanted.of(resolved))
     commit = newest(store_url)
     if commit is not None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from .model_config import ModelConfig
+from .model_config import AnyModel, HuggingfaceConfig
 
 # Dense bf16 FLOP/s as published, by the name that the driver gives the device; read in November 2026. A device that
 # is not here has no peak: variants of one chip differ (an H100 on PCIe has three quarters of one on SXM).
@@ -29,12 +29,14 @@ PEAK_BF16_FLOPS: Mapping[str, float] = {
 
 
 @cache
-def flops_per_token(config: ModelConfig, sequence_length: int) -> int:
-    """Forward and backward pass of the built-in model: 6N + 12·L·h·s.
+def flops_per_token(config: AnyModel, sequence_length: int) -> int:
+    """Forward and backward pass: 6N + 12·L·a·s, where a is the width of all heads, h in the built-in model.
 
     N are the weights that a token is multiplied by: matrices of the layers and the output, not the look-up of the
     embedding, nor norms. Attention counts in full, as if it were not causal; what is computed again does not count.
     """
+    if isinstance(config, HuggingfaceConfig):
+        return 6 * config.weights + 12 * config.attention * sequence_length
     hidden, keys = config.hidden_size, config.num_kv_heads * config.head_dim
     layer = 2 * hidden * hidden + 2 * hidden * keys + 3 * hidden * config.intermediate_size
     weights = config.num_layers * layer + config.vocab_size * hidden

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from eagleray import _core
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,3 +35,57 @@ class ModelConfig:
     def head_dim(self) -> int:
         """Width of one attention head."""
         return self.hidden_size // self.num_heads
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HuggingfaceConfig:
+    """A model of a Hugging Face folder, as the crate `run` reads it."""
+
+    path: str
+    family: str
+    vocab_size: int
+    max_positions: int | None
+    weights: int
+    attention: int
+    files: tuple[str, ...]
+    config: Mapping[str, Any] = field(hash=False)
+
+    @classmethod
+    def read(cls, path: str, resolved: Mapping[str, Any]) -> tuple[HuggingfaceConfig, dict[str, Any]]:
+        """The model in the folder `path`, and the resolved run with its config in it.
+
+        Raises what the folder is refused with: its family, what it lacks, dropout.
+        """
+        described, renewed = _core.read_huggingface(path, json.dumps(resolved))
+        said = json.loads(described)
+        return cls(**said | {"path": path, "files": tuple(said["files"])}), json.loads(renewed)
+
+    @property
+    def num_layers(self) -> int:
+        """How many layers it has."""
+        return int(self.config.get("num_hidden_layers") or self.config["n_layer"])
+
+
+AnyModel = ModelConfig | HuggingfaceConfig
+
+
+def with_model(resolved: dict[str, Any]) -> dict[str, Any]:
+    """The resolved run with the config of its Hugging Face folder, if it names one: what a resume is compared by."""
+    model = resolved["spec"]["model"]
+    if model is None or model["kind"] != "huggingface":
+        return resolved
+    return HuggingfaceConfig.read(model["path"], resolved)[1]
+
+
+def model_from(resolved: Mapping[str, Any], vocab_size: int) -> AnyModel:
+    """The model of a resolved run; `vocab_size` fills in what the spec left to the tokenizer."""
+    model = resolved["spec"]["model"]
+    if model["kind"] != "huggingface":
+        return ModelConfig.from_resolved(model["config"], vocab_size)
+    found, _ = HuggingfaceConfig.read(model["path"], resolved)
+    length = resolved["spec"]["data"]["sequence_length"]
+    if found.max_positions is not None and length > found.max_positions:
+        raise _core.InvalidError(
+            f"`data.sequence_length` is {length}, and the model in `{found.path}` has {found.max_positions} positions"
+        )
+    return found

@@ -12,7 +12,7 @@ from eagleray import _core
 from eagleray._commit import ENGINE, FILES
 
 from .layout import Layout
-from .model_config import ModelConfig
+from .model_config import AnyModel, model_from
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +134,7 @@ class Plan:
     recompute: str
     pipeline: str
     clip_grad_norm: float | None
-    model: ModelConfig | None
+    model: AnyModel | None
     function: str | None
     script: Script | None
     optimizer: Optimizer
@@ -147,10 +147,10 @@ class Plan:
     program: str
 
     @property
-    def shape(self) -> ModelConfig:
-        """The shape of the built-in model."""
+    def shape(self) -> AnyModel:
+        """The model that the built-in loop trains."""
         if self.model is None:
-            raise _core.InternalError("a run of its own code has no built-in model")
+            raise _core.InternalError("a run of its own code has no model of ours")
         return self.model
 
     @property
@@ -214,7 +214,7 @@ def plan_from(resolved: Mapping[str, Any], datasets: Mapping[str, Mapping[str, s
     every = checkpoint["every"]
     optimizer, schedule = train["optimizer"], train["schedule"]
     layout = Layout.from_resolved(train["strategy"])
-    model = None if own else ModelConfig.from_resolved(spec["model"]["config"], vocab_size)
+    model = None if own else model_from(resolved, vocab_size)
     if model is not None:
         layout.require_divided(model.vocab_size)
     return Plan(

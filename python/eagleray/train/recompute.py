@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ ATTENTION = (
 )
 
 
-def recompute(layers: nn.ModuleDict, kind: str) -> None:
+def recompute(layers: Mapping[str, nn.Module] | nn.ModuleDict, kind: str) -> None:
     """Has each layer keep `none`: all of it, `selective`: attention and every second product, `full`: its input."""
     if kind == "none":
         return

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,7 @@ from eagleray import _core
 from .context import Tensors
 from .layout import AXES, Axes, Layout
 from .model import Llama, initialise, sample_losses
-from .model_config import ModelConfig
+from .model_config import AnyModel, HuggingfaceConfig
 from .recompute import recompute
 from .tensor_parallel import split_tensors
 
@@ -63,6 +63,7 @@ class Spread:
     mesh: DeviceMesh
     device: torch.device
     autocast: bool
+    logits: Callable[[nn.Module, Tensors], Tensor] = lambda model, tensors: model(tensors.tokens, tensors.position_ids)
 
     def forward_backward(self, tensors: Tensors, scale: float, *, last: bool) -> list[Done]:
         """Adds the gradient of `scale` × the losses of a micro batch; `last` says that it ends the step.
@@ -91,7 +92,7 @@ class Spread:
 
     def _losses(self, tensors: Tensors) -> Tensor:
         with self.precision():
-            logits = self.model(tensors.tokens, tensors.position_ids)
+            logits = self.logits(self.model, tensors)
         return local(sample_losses(logits, tensors.labels))
 
     def precision(self) -> contextlib.AbstractContextManager[object]:
@@ -158,7 +159,7 @@ def _parts(tensor: Tensor) -> int:
 
 def spread(
     layout: Layout,
-    config: ModelConfig,
+    config: AnyModel,
     *,
     seed: int,
     precision: str,
@@ -175,15 +176,15 @@ def spread(
     if axes.cp > 1:
         raise _core.InvalidError("`train.strategy` with `cp` is not available in this build; put `tp` or `pp` there")
     bf16 = precision == "bf16"
+    if isinstance(config, HuggingfaceConfig):
+        return _spread_huggingface(layout, config, axes, seed=seed, bf16=bf16, device=device, recomputed=recomputed)
     if layout.kind == "ddp":
         mesh = init_device_mesh(device.type, (world,), mesh_dim_names=("dp_replicate",))
         model = Llama(config)
         initialise(model, seed, _copy_whole)
         recompute(model.layers, recomputed)
         model.to(device)
-        # Buckets are views of the gradients, so a step holds one copy of them; the graph never changes.
-        wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True)
-        return Spread(axes=axes, model=wrapped, mesh=mesh, device=device, autocast=bf16)
+        return Spread(axes=axes, model=replicated(model), mesh=mesh, device=device, autocast=bf16)
     mesh = mesh_of(axes, device)
     with torch.device("meta"):
         model = Llama(config)
@@ -208,6 +209,42 @@ def spread(
     from .pipeline import Pipelined
 
     return Pipelined(**parts, flow=flow, bf16=bf16)
+
+
+def _spread_huggingface(
+    layout: Layout,
+    config: HuggingfaceConfig,
+    axes: Axes,
+    *,
+    seed: int,
+    bf16: bool,
+    device: torch.device,
+    recomputed: str,
+) -> Spread:
+    from . import huggingface
+
+    mesh = mesh_of(axes, device)
+    model = huggingface.on_meta(config)
+    layers = huggingface.layers(model)
+    recompute(layers, recomputed)
+    whole = layout.kind == "ddp"
+    if not whole:
+        shard(model, layers.values(), mesh, axes, bf16=bf16, cast_inputs=False)
+    huggingface.start(model, config, seed, device)
+    spread_model = replicated(model) if whole else model
+    return Spread(
+        axes=axes,
+        model=spread_model,
+        mesh=mesh,
+        device=device,
+        autocast=bf16 and whole,
+        logits=huggingface.logits,
+    )
+
+
+def replicated(model: nn.Module) -> nn.Module:
+    """Copies that average their gradients: buckets are views of them, so that a step holds one copy."""
+    return DistributedDataParallel(model, gradient_as_bucket_view=True, broadcast_buffers=False)
 
 
 def mesh_of(axes: Axes, device: torch.device) -> DeviceMesh:

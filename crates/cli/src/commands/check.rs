@@ -113,7 +113,7 @@ fn summary(name: &str, resolved: &Resolved) -> String {
             let (layers, width) = (config.num_layers, config.hidden_size);
             let _ = writeln!(shown, "  model     Llama-style, {layers} layers, {width} wide");
         }
-        Some(Model::Huggingface { path }) => {
+        Some(Model::Huggingface { path, .. }) => {
             let _ = writeln!(shown, "  model     {path}");
         }
         None => {}

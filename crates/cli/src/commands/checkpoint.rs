@@ -8,6 +8,7 @@ use eagleray_store::Store;
 use serde_json::json;
 
 use crate::output::Output;
+use crate::python;
 
 /// Look at the checkpoints of a run.
 #[derive(clap::Args)]
@@ -22,6 +23,8 @@ enum Action {
     Ls(Target),
     /// Read a checkpoint whole and compare every file with its commit
     Verify(Verify),
+    /// Write the model of a checkpoint as a folder that other programs load
+    Export(Export),
 }
 
 #[derive(clap::Args)]
@@ -41,11 +44,25 @@ struct Verify {
     all: bool,
 }
 
+#[derive(clap::Args)]
+struct Export {
+    /// The run's store (its newest checkpoint), or the folder of one save
+    #[arg(value_name = "PATH")]
+    path: String,
+    /// The form and the folder, which must not be there or be empty
+    #[arg(long, num_args = 2, value_names = ["FORM", "DIR"], required = true)]
+    to: Vec<String>,
+    /// What weights are rounded to [default: as they were trained, fp32]
+    #[arg(long, value_parser = ["bf16", "fp32"])]
+    dtype: Option<String>,
+}
+
 impl Checkpoint {
     pub(crate) fn run(self, output: &Output) -> Result<()> {
         match self.action {
             Action::Ls(target) => ls(&target.path, output),
             Action::Verify(verify) => verify.run(output),
+            Action::Export(export) => export.run(output),
         }
     }
 }
@@ -112,26 +129,55 @@ impl Verify {
     /// The commits asked for, and the store below which their folders lie.
     fn commits(&self) -> Result<(Store, Vec<Commit>)> {
         let store = Store::open(&self.path)?;
-        if store.head("COMMIT")?.is_some() {
-            let (parent, name) = split(store.url())?;
-            let parent = Store::open(parent)?;
-            let commit = checkpoint::read_commit(&parent, name)?;
-            return Ok((parent, vec![commit]));
+        if !self.all || store.head("COMMIT")?.is_some() {
+            let (store, commit) = commit_at(&self.path)?;
+            return Ok((store, vec![commit]));
         }
-        if self.all {
-            let saves = checkpoint::list(&store)?;
-            let committed = saves.iter().filter(|save| save.state == SaveState::Committed);
-            let commits = committed
-                .map(|save| checkpoint::read_commit(&store, &save.dir))
-                .collect::<Result<Vec<_>>>()?;
-            if commits.is_empty() {
-                return Err(no_checkpoint(&store));
-            }
-            return Ok((store, commits));
+        let saves = checkpoint::list(&store)?;
+        let committed = saves.iter().filter(|save| save.state == SaveState::Committed);
+        let commits =
+            committed.map(|save| checkpoint::read_commit(&store, &save.dir)).collect::<Result<Vec<_>>>()?;
+        if commits.is_empty() {
+            return Err(no_checkpoint(&store));
         }
-        let newest = checkpoint::newest(&store)?.ok_or_else(|| no_checkpoint(&store))?;
-        Ok((store, vec![newest]))
+        Ok((store, commits))
     }
+}
+
+impl Export {
+    fn run(self, output: &Output) -> Result<()> {
+        let [form, folder] = &self.to[..] else { return Err(Error::internal("two values were asked for")) };
+        if form != "huggingface" {
+            return Err(Error::invalid(format!("`--to {form}` is not a form that is written"))
+                .with_hint("there is `--to huggingface DIR`"));
+        }
+        let (store, commit) = commit_at(&self.path)?;
+        // What the model is stands with the run, above the folder of a save.
+        let whole = format!("{}/{}", store.url(), commit.dir);
+        let (run, dir) = match whole.rfind("/checkpoints/") {
+            Some(at) => (&whole[..at], &whole[at + 1..]),
+            None => return Err(Error::invalid(format!("`{whole}` is not below a run's `checkpoints`"))),
+        };
+        let mut arguments = vec!["--store", run, "--directory", dir, "--to", folder];
+        if let Some(dtype) = &self.dtype {
+            arguments.extend(["--dtype", dtype]);
+        }
+        let arguments: Vec<String> = arguments.into_iter().map(str::to_owned).collect();
+        python::exec("checkpoint.export", &arguments, output)
+    }
+}
+
+/// The newest commit of a run's store, or that of the folder of one save; and the store below which its folder lies.
+fn commit_at(path: &str) -> Result<(Store, Commit)> {
+    let store = Store::open(path)?;
+    if store.head("COMMIT")?.is_some() {
+        let (parent, name) = split(store.url())?;
+        let parent = Store::open(parent)?;
+        let commit = checkpoint::read_commit(&parent, name)?;
+        return Ok((parent, commit));
+    }
+    let newest = checkpoint::newest(&store)?.ok_or_else(|| no_checkpoint(&store))?;
+    Ok((store, newest))
 }
 
 fn no_run(store: &Store) -> Error {

@@ -83,7 +83,7 @@ pub fn plan(resolved_json: &str, name: &str, role: Role) -> Result<Plan> {
             data.tokenizer,
             definition.vocab_size()
         ))
-        .with_hint("leave `model.config.vocab_size` out to take the tokenizer's"));
+        .with_hint("leave `model.config.vocab_size` out to take the tokenizer's, or name the tokenizer that the model was made with"));
     }
     match &source.tokens {
         Some(tokens) => existing(tokens, name, role, &definition, data),

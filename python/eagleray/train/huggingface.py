@@ -1,0 +1,183 @@
+"""Causal language models of Transformers, from a folder with their config and perhaps their weights.
+
+A model is made with its parameters on `meta`, sharded, and only then given memory: each rank holds its own part and
+reads that part alone from the weights. Parameters keep the names that Transformers gives them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+from eagleray import _core
+
+from .context import Tensors
+from .model_config import HuggingfaceConfig
+
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+# Buffers that older versions of Transformers saved; they follow from the config.
+_FOLLOWING = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
+
+
+def on_meta(config: HuggingfaceConfig) -> nn.Module:
+    """The model in fp32: parameters without memory, buffers as they will be."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    said = {key: value for key, value in config.config.items() if key not in ("model_type", "dtype", "torch_dtype")}
+    shape = AutoConfig.for_model(config.family, **said)
+    maker: Any = AutoModelForCausalLM
+    with _parameters_on_meta():
+        model: nn.Module = maker.from_config(shape, attn_implementation="sdpa", dtype=torch.float32)
+    return model
+
+
+def layers(model: nn.Module) -> Mapping[str, nn.Module]:
+    """The layers by their place."""
+    base: Any = getattr(model, str(model.base_model_prefix))
+    return {str(index): layer for index, layer in enumerate(base.layers if hasattr(base, "layers") else base.h)}
+
+
+def logits(model: nn.Module, tensors: Tensors) -> Tensor:
+    """Logits [batch, sequence, vocabulary]. Where positions restart a document begins, which sees none before it."""
+    out: Tensor = model(input_ids=tensors.tokens, position_ids=tensors.position_ids, use_cache=False).logits
+    return out
+
+
+def start(model: nn.Module, config: HuggingfaceConfig, seed: int, device: torch.device) -> None:
+    """Gives every parameter memory on `device`, and its value: that of the folder's weights, else one drawn by name."""
+    _materialise(model, device)
+    weights = Weights(config, str(model.base_model_prefix)) if config.files else None
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            mine = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+            rows = _rows(parameter)
+            if weights is not None:
+                weights.read(name, parameter.shape, rows, mine)
+            else:
+                mine.copy_(initial_value(config, name, parameter.shape, seed)[rows.start : rows.stop])
+    if weights is not None:
+        tied = {name for names in _by_parameter(model) for name in names}
+        weights.require_taken(tied)
+
+
+def initial_value(config: HuggingfaceConfig, name: str, shape: torch.Size, seed: int) -> Tensor:
+    """The starting value of the parameter `name` without weights: a function of seed and name alone, on the CPU."""
+    if len(shape) == 1:
+        # Gemma's norms multiply by one plus their weight.
+        unit = not name.endswith("bias") and not config.family.startswith("gemma")
+        return torch.ones(shape) if unit else torch.zeros(shape)
+    key = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(key, "little") >> 1)
+    std = float(config.config.get("initializer_range", 0.02))
+    if name.endswith(("o_proj.weight", "down_proj.weight", "c_proj.weight")):
+        std /= math.sqrt(2 * config.num_layers)
+    return torch.empty(shape).normal_(0.0, std, generator=generator)
+
+
+class Weights:
+    """Tensors of a folder's safetensors files, read by rows: only what is asked for leaves the store."""
+
+    def __init__(self, config: HuggingfaceConfig, base: str) -> None:
+        self._store, self._folder, self._base = _core.Store(config.path), config.path, base
+        self._found: dict[str, tuple[str, torch.dtype, list[int], int]] = {}
+        self._taken: set[str] = set()
+        for file in config.files:
+            self._read_header(file)
+
+    def read(self, name: str, shape: torch.Size, rows: range, into: Tensor) -> None:
+        """Copies `rows` of the tensor `name`, which must have `shape`, into `into`."""
+        # Some folders hold the base model, without the head and without its prefix.
+        bare = name.removeprefix(f"{self._base}.")
+        known = name if name in self._found else bare
+        if known not in self._found:
+            raise _core.InvalidError(f"`{self._folder}` has no weights for `{name}`: they are of another model")
+        self._taken.add(known)
+        file, dtype, found, offset = self._found[known]
+        if found != list(shape):
+            raise _core.InvalidError(
+                f"`{name}` has the shape {found} in `{self._folder}/{file}` and {list(shape)} by its config.json"
+            )
+        if not rows:
+            return
+        row = math.prod(shape[1:]) * dtype.itemsize
+        data = bytearray(self._store.get_range(file, offset + rows.start * row, len(rows) * row))
+        into.copy_(torch.frombuffer(data, dtype=dtype).view(into.shape))
+
+    def require_taken(self, names: set[str]) -> None:
+        """Refuses weights that the model has no place for; `names` are those that it has under any name."""
+        bare = {name.removeprefix(f"{self._base}.") for name in names}
+        left = [
+            name for name in self._found if name not in self._taken | names | bare and not name.endswith(_FOLLOWING)
+        ]
+        if left:
+            raise _core.InvalidError(
+                f"`{self._folder}` has weights that its config.json has no place for: {', '.join(sorted(left)[:3])}"
+                + (f" and {len(left) - 3} more" if len(left) > 3 else "")
+            )
+
+    def _read_header(self, file: str) -> None:
+        length = int.from_bytes(self._store.get_range(file, 0, 8), "little")
+        try:
+            header = json.loads(bytes(self._store.get_range(file, 8, length)))
+        except (ValueError, _core.InvalidError) as error:
+            raise _core.InvalidError(f"`{self._folder}/{file}` is not a safetensors file: {error}") from error
+        for name, entry in header.items():
+            if name == "__metadata__":
+                continue
+            if entry["dtype"] not in _DTYPES:
+                raise _core.InvalidError(
+                    f"`{name}` in `{self._folder}/{file}` is {entry['dtype']}; {', '.join(_DTYPES)} are read"
+                )
+            self._found[name] = (file, _DTYPES[entry["dtype"]], entry["shape"], 8 + length + entry["data_offsets"][0])
+
+
+def _rows(parameter: nn.Parameter) -> range:
+    """The rows of the whole tensor that this rank has."""
+    if not isinstance(parameter, DTensor):
+        return range(parameter.shape[0])
+    shape, offset = compute_local_shape_and_global_offset(parameter.shape, parameter.device_mesh, parameter.placements)
+    return range(offset[0], offset[0] + shape[0])
+
+
+def _by_parameter(model: nn.Module) -> list[list[str]]:
+    """The names of each parameter; of a shared one, several."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return list(names.values())
+
+
+def _materialise(model: nn.Module, device: torch.device) -> None:
+    """Memory for every parameter, buffers as they are; what was shared stays shared."""
+    shared = _by_parameter(model)
+    model._apply(lambda tensor: torch.empty_like(tensor, device=device) if tensor.is_meta else tensor.to(device))
+    for first, *others in shared:
+        for other in others:
+            owner, _, attribute = other.rpartition(".")
+            setattr(model.get_submodule(owner), attribute, model.get_parameter(first))
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Has every parameter that is made inside be made without memory; `torch.device` would take the buffers too."""
+    register = nn.Module.register_parameter
+
+    def register_on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if parameter is not None and not parameter.is_meta:
+            parameter = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
+        register(module, name, parameter)
+
+    nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
