@@ -124,7 +124,7 @@ def test_weights_that_sum_to_nothing_are_refused_with_their_line(refused: Callab
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"  config:\n": "  config:\n    vocab_size: 30\n"}, ["300 tokens, the model has 30", "leave `model."]),
+        ({"model: {config: {": "model: {config: {vocab_size: 30, "}, ["300 tokens, the model has 30", "leave `model."]),
         ({"sequence_length: 32": "sequence_length: 9000000"}, ["`sea`", "too short"]),
     ],
     ids=["a vocabulary larger than the model's", "a sequence longer than a source"],

@@ -137,10 +137,10 @@ def loaded(rank: int, world: int, resolved: dict[str, Any], attempt: int, step: 
     with surroundings(rank, world, resolved, attempt, []) as context:
         plan = context.plan
         (commit,) = Path(plan.store).glob(f"checkpoints/step-{step:09}/*/COMMIT")
-        stream = context.open_stream(step * plan.global_batch)
+        found = {"step": step, "dir": str(commit.parent.relative_to(plan.store))}
+        loop = Loop(context, found)
         try:
-            loop = Loop(context, stream, step)
-            loop.saver.load({"dir": str(commit.parent.relative_to(plan.store))})
+            loop.saver.load(found)
             yield loop
         finally:
-            stream.close()
+            loop.stream.close()

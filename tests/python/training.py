@@ -93,6 +93,7 @@ def spec_text(corpus: Corpus, store: Path | str, **changes: Any) -> str:
         "function": "null",
         "metrics": "{}",
         "model": None,
+        "anomalies": "{}",
     } | changes
     shape = (
         f"hidden_size: {options['hidden_size']}, intermediate_size: 64, num_layers: 2, num_heads: 4, num_kv_heads: 2"
@@ -126,6 +127,7 @@ train:
   recompute: {options["recompute"]}
   pipeline: {options["pipeline"]}
   clip_grad_norm: 1.0
+  anomalies: {options["anomalies"]}
   max_failures: {options["max_failures"]}
   function: {options["function"]}
 checkpoint:

@@ -13,6 +13,7 @@ mod run;
 mod spec;
 mod store;
 mod stream;
+mod supervise;
 mod tokens;
 
 use pyo3::prelude::*;
@@ -27,5 +28,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     tokens::register(module)?;
     stream::register(module)?;
     checkpoint::register(module)?;
+    supervise::register(module)?;
     run::register(module)
 }

@@ -70,6 +70,8 @@ pub struct Account {
     pub checkpoints: Vec<Value>,
     /// What went wrong.
     pub failures: Vec<Value>,
+    /// Steps whose loss jumped, or was no number, and what was done.
+    pub anomalies: Vec<Value>,
     /// What the steps were checked by.
     pub digests: Value,
     /// Versions and hosts of the newest attempt.
@@ -130,6 +132,7 @@ pub fn of_events(events: &[Event], claims: &[Claim], ends: &[Option<End>], resol
         digests: digests(&steps),
         checkpoints: events_of(events, "checkpoint"),
         failures: events_of(events, "failure"),
+        anomalies: events_of(events, "anomaly"),
         generations: events_of(events, "generation"),
         environment: environment(events, claims),
         ..Account::default()

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 pub struct Event {
     /// When it was written, seconds since the Unix epoch.
     pub t: f64,
-    /// `span`, `step`, `validation`, `checkpoint`, `generation`, `failure`, `attempt_start` or `attempt_end`.
+    /// `span`, `step`, `validation`, `checkpoint`, `generation`, `failure`, `anomaly`, `attempt_start` or `attempt_end`.
     pub kind: String,
     /// The attempt.
     #[serde(default)]

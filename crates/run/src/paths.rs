@@ -40,6 +40,11 @@ pub fn ledger_object(attempt: u32, writer: &str, number: u64) -> String {
     format!("{}/{writer}-{number:06}.jsonl", ledger(attempt))
 }
 
+/// What whoever goes on from the save in `dir` leaves out.
+pub fn left_out(dir: &str) -> String {
+    format!("{dir}/LEFT_OUT")
+}
+
 /// The attempt whose claim a path is.
 pub fn attempt_of_claim(path: &str) -> Option<u32> {
     let name = path.strip_prefix(ATTEMPTS)?.strip_prefix('/')?.strip_suffix(".json")?;

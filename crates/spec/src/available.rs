@@ -4,6 +4,7 @@ use eagleray_base::{Error, Result};
 use serde_json::Value;
 
 use crate::resolved::{Model, Resolved};
+use crate::types::Anomalies;
 use crate::types::data::{Order, Packing};
 
 /// What a spec is asked to do.
@@ -97,6 +98,10 @@ impl Resolved {
         }
         if let Some(script) = &train.script {
             self.refuse_with_script(script, refused);
+        }
+        let own = if train.script.is_some() { "script" } else { "function" };
+        if (train.script.is_some() || train.function.is_some()) && train.anomalies != Anomalies::default() {
+            refused.push(format!("`train.anomalies` with `train.{own}`, which has a loop of its own,"));
         }
         let held_out = self.spec.data.as_ref().is_some_and(|data| !data.validation.is_empty());
         if train.function.is_some() && held_out {

@@ -198,6 +198,7 @@ impl Resolver<'_> {
             recompute: train.recompute,
             pipeline: train.pipeline,
             clip_grad_norm: train.clip_grad_norm,
+            anomalies: train.anomalies.clone(),
             max_failures: train.max_failures,
             script: self.script(train),
             function: train.function.clone(),

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::types::data::{BadRecords, Filter, Format, LongDocuments, Order, Packing};
 use crate::types::values::Count;
-use crate::types::{Keep, LlamaConfig, Metrics, Pipeline, Precision, Recompute};
+use crate::types::{Anomalies, Keep, LlamaConfig, Metrics, Pipeline, Precision, Recompute};
 
 /// What the file says it is.
 pub const FORMAT: &str = "eagleray.resolved";
@@ -197,6 +197,9 @@ pub struct Train {
     pub pipeline: Pipeline,
     /// The norm that gradients are scaled down to.
     pub clip_grad_norm: Option<f64>,
+    /// What follows from a loss that jumps, or is no number; the default in files from before it was there.
+    #[serde(default)]
+    pub anomalies: Anomalies,
     /// How many failures the run survives.
     pub max_failures: u32,
     /// The user's own script, paths absolute.

@@ -3,6 +3,7 @@
 //! The doc comment of each field is its line in `check --show-defaults` and in the JSON schema, and
 //! its default here is the only one.
 
+pub mod anomalies;
 pub mod cluster;
 pub mod data;
 pub mod metrics;
@@ -13,6 +14,7 @@ pub mod values;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use anomalies::{Anomalies, Limit, LossSpike, Rollback, Then};
 pub use cluster::{Capacity, Cluster, Cpu, Eks, EnvFrom, Group, Volume};
 pub use data::{BadRecords, Data, Filter, Format, LongDocuments, Order, Packing, Text, Validation};
 pub use metrics::{Metrics, Mlflow, Prometheus, Wandb, WandbMode};

@@ -58,7 +58,8 @@ class Context:
     clock: Clock
     reporter: Reporter
     save_group: dist.ProcessGroup | None
-    open_stream: Callable[[int], BatchStream]
+    # At a batch of the order, of which so many are left out.
+    open_stream: Callable[[int, int], BatchStream]
     open_validation: Callable[[Validation, int], BatchStream]
     validation_samples: Callable[[Validation], int]
 

@@ -5,16 +5,20 @@
         → validation when due → checkpoint when due → leave when done or asked to
 
 Position is the only cursor: a step at position p trains on samples [p, p + global batch) whatever the
-world, and everything random is drawn from (seed, position, rank).
+world, and everything random is drawn from (seed, position, rank). Steps take the order's batches one by
+one, but for those that an anomaly has left out.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from eagleray import _core
 
 from .context import BatchStream, Context, Outcome, newest_commit
+from .heading import Heading
 from .ledger import StepWatch
 from .resume import superseded
 from .saver import Saver
@@ -27,27 +31,30 @@ from .validation import validate
 
 def train(context: Context, entered: float) -> Outcome:
     """Trains from the newest commit to the last step, or to a stop, and leaves a commit of where it ended."""
-    plan, reporter, clock = context.plan, context.reporter, context.clock
+    reporter, clock = context.reporter, context.clock
     commit = newest_commit(context)
-    step = 0 if commit is None else int(commit["step"])
-    stream = context.open_stream(step * plan.global_batch)
+    loop = Loop(context, commit)
     try:
-        loop = Loop(context, stream, step)
         reporter.span("setup", entered, clock.now())
         if commit is not None:
             with context.spanned("load"):
                 loop.saver.load(commit)
         return loop.run()
     finally:
-        stream.close()
+        loop.stream.close()
 
 
 class Loop:
     """Model, optimizer and cursor of one rank."""
 
-    def __init__(self, context: Context, stream: BatchStream, step: int) -> None:
+    def __init__(self, context: Context, commit: Mapping[str, Any] | None) -> None:
         plan = context.plan
-        self.context, self.plan, self.stream, self.step = context, plan, stream, step
+        self.context, self.plan = context, plan
+        self.step = 0 if commit is None else int(commit["step"])
+        # Steps up to this one are done again.
+        self.reached = context.reached_step
+        self.heading = Heading.of(plan, commit)
+        self.stream = self._open_stream()
         self.watch = StepWatch(context.clock)
         self.spread = spread(
             plan.layout,
@@ -72,7 +79,12 @@ class Loop:
             weight_decay=optimizer.weight_decay,
         )
         held = ModelAndOptimizer(model=self.spread.model, optimizer=self.optimizer)
-        self.saver = Saver(context, held, stream, step)
+        self.saver = Saver(context, held, self.stream, self.step, self.heading)
+
+    @property
+    def batch(self) -> int:
+        """The global batch of the order that the next step trains on."""
+        return self.heading.course.batch_after(self.step)
 
     def run(self) -> Outcome:
         """All steps that are left."""
@@ -80,9 +92,10 @@ class Loop:
         if self.step == 0:
             validate(self.context, self.spread, 0)
         while self.step < plan.steps:
+            before = self.step
             totals = self.run_step()
-            if totals.superseded:
-                raise superseded(plan.store, self.context.attempt)
+            if self.step <= before:
+                continue
             validate(self.context, self.spread, self.step)
             if totals.save_failed:
                 self.saver.collect()
@@ -94,29 +107,44 @@ class Loop:
         return Outcome(outcome="completed" if self.step == plan.steps else "stopped", step=self.step)
 
     def run_step(self) -> Totals:
-        """One optimizer step over one global batch."""
-        plan, watch = self.plan, self.watch
+        """One optimizer step over one global batch; or, after an anomaly, the way back to a commit."""
+        plan, watch, batch = self.plan, self.watch, self.batch
         watch.begin("compute")
         mine = self._accumulate()
         self.saver.set_flags(mine, self.step + 1)
         totals = mine.reduce(self.context.device)
+        if totals.superseded:
+            raise superseded(plan.store, self.context.attempt)
         grad_norm = self.spread.clip(plan.clip_grad_norm)
-        self._check(totals, grad_norm)
+        anomaly = self._look(totals, grad_norm)
+        if anomaly is not None and anomaly["reaction"] == "rollback" and self._go_back(anomaly):
+            return totals
         lr = plan.optimizer.lr_at(self.step + 1, plan.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        self.optimizer.step()
+        if anomaly is None:
+            self.optimizer.step()
+        else:
+            self._tell(anomaly, "skip")
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         watch.stop()
-        record_step(self.context, watch, self.step, totals, {"lr": lr, "grad_norm": grad_norm})
+        figures: dict[str, Any] = {"lr": lr} | ({"grad_norm": grad_norm} if math.isfinite(grad_norm) else {})
+        record_step(self.context, watch, self.step, totals, figures, batch=batch, reached=self.reached)
         self.saver.poll()
+        if self.step < plan.steps and self.batch != batch + 1:
+            self.stream.close()
+            self.stream = self._open_stream()
+            self.saver.use(self.stream)
         return totals
+
+    def _open_stream(self) -> BatchStream:
+        return self.context.open_stream(self.batch, len(self.heading.course))
 
     def _accumulate(self) -> Totals:
         """Forward and backward over this rank's micro batches; what this rank has to tell of them."""
         plan, mine = self.plan, Totals()
-        reader = StepReader(self.context, self.stream, self.step * plan.global_batch)
+        reader = StepReader(self.context, self.stream, self.batch * plan.global_batch)
         # Gradients are averaged over the readers; this scale makes of it the mean over the global batch.
         scale = self.context.axes.readers / plan.tokens_per_step
         # Looked at when all is under way: to look is to wait for the device.
@@ -128,13 +156,50 @@ class Loop:
         # Ranks of one share have seen the same samples; one of them tells of it.
         return mine if self.context.speaks else Totals()
 
-    def _check(self, totals: Totals, grad_norm: float) -> None:
-        step, first, batch = self.step + 1, self.step * self.plan.global_batch, self.plan.global_batch
-        if totals.samples != batch:
-            raise _core.InternalError(f"step {step} saw {totals.samples} samples, expected {batch}")
-        if totals.nonfinite or not math.isfinite(grad_norm):
-            what = f"the loss of {totals.nonfinite} samples" if totals.nonfinite else f"the gradient norm ({grad_norm})"
+    def _look(self, totals: Totals, grad_norm: float) -> dict[str, Any] | None:
+        """The anomaly of the step at hand, the same on every rank; raises where it ends the run."""
+        step, size = self.step + 1, self.plan.global_batch
+        if totals.samples != size:
+            raise _core.InternalError(f"step {step} saw {totals.samples} samples, expected {size}")
+        loss = None if totals.nonfinite else totals.mean_loss
+        anomaly = self.heading.look(step, loss, finite_gradient=math.isfinite(grad_norm))
+        if anomaly is not None and anomaly["reaction"] == "stop":
+            self._tell(anomaly, "stop")
+            first = self.batch * size
             raise _core.InvalidError(
-                f"{what} is not finite at step {step} (positions {first} to {first + batch}); the newest checkpoint is "
-                f"of step {self.saver.saved_step}. Lower `train.optimizer.adamw.lr`, or look at the data of that step"
+                f"step {step} (positions {first} to {first + size}): {anomaly['reason']}. The newest checkpoint is of "
+                f"step {self.saver.saved_step}. Lower `train.optimizer.adamw.lr`, look at the data of that step, or "
+                "have `train.anomalies` go on without it"
             )
+        return anomaly
+
+    def _go_back(self, anomaly: Mapping[str, Any]) -> bool:
+        """To the newest commit, and on with the data after the step at hand; false where there is no commit yet."""
+        self.saver.collect()
+        commit = newest_commit(self.context)
+        if commit is None:
+            return False
+        plan, step = self.plan, int(commit["step"])
+        heading = Heading.of(plan, commit)
+        until = self.batch + 1 + int(plan.anomalies["rollback"]["beyond_steps"])
+        heading.course = heading.course.without(heading.course.end_of(step), until)
+        heading.watch.remember(self.heading.watch)
+        self._tell(anomaly, "rollback", back_to=step)
+        # Before anything moves: who dies from here on leaves a run that goes on as this one would have.
+        self.saver.leave_out(commit, heading.course)
+        self.context.reporter.span("recompute", self.watch.start, self.context.clock.now())
+        with self.context.spanned("load"):
+            self.stream.close()
+            self.optimizer.zero_grad(set_to_none=True)
+            self.saver.load(commit)
+            self.reached, self.step, self.heading = max(self.reached, self.step), step, heading
+            self.stream = self._open_stream()
+            self.saver.go_on(self.stream, step, heading)
+        return True
+
+    def _tell(self, anomaly: Mapping[str, Any], action: str, **more: int) -> None:
+        if self.context.rank == 0:
+            first = self.batch * self.plan.global_batch
+            told = {"step": anomaly["step"], "anomaly": anomaly["kind"], "action": action, "reason": anomaly["reason"]}
+            positions = [first, first + self.plan.global_batch]
+            self.context.reporter.add("anomaly", t=self.context.clock.now(), **told, positions=positions, **more)

@@ -148,7 +148,7 @@ class TrainContext:
         held.check()
         commit = newest_commit(context)
         done = 0 if commit is None else int(commit["step"])
-        stream = context.open_stream(done * context.plan.global_batch) if context.plan.sources else None
+        stream = context.open_stream(done, 0) if context.plan.sources else None
         try:
             saver = Saver(context, held, stream, done)
             if commit is not None:
@@ -253,7 +253,7 @@ class Step:
             said["figures"] = figures
             if not totals.tokens and "loss" in figures:
                 said["loss"] = figures["loss"]
-        record_step(context, self._watch, self.number, totals, said)
+        record_step(context, self._watch, self.number, totals, said, batch=self._done, reached=context.reached_step)
         saver.poll()
         return totals
 

@@ -134,6 +134,7 @@ class Plan:
     recompute: str
     pipeline: str
     clip_grad_norm: float | None
+    anomalies: Mapping[str, Any]
     model: AnyModel | None
     function: str | None
     script: Script | None
@@ -172,8 +173,8 @@ class Plan:
         """Micro batches of a step on each rank: those of the reader with the largest share."""
         return math.ceil(math.ceil(self.global_batch / readers) / self.micro_batch)
 
-    def stream_config(self, reader: int, readers: int, position: int) -> dict[str, Any]:
-        """Config of the training stream of one share of the global batch."""
+    def stream_config(self, reader: int, readers: int, position: int, left_out: int = 0) -> dict[str, Any]:
+        """Config of the training stream of one share of the global batch; `left_out` batches are never trained on."""
         return {
             "sources": [source.to_json() for source in self.sources],
             "sequence_length": self.sequence_length,
@@ -183,7 +184,7 @@ class Plan:
             "rank": reader,
             "world": readers,
             "position": position,
-            "end_position": self.steps * self.global_batch,
+            "end_position": (self.steps + left_out) * self.global_batch,
             "prefetch_bytes": prefetch_bytes(self.sequence_length, self.micro_batch),
         }
 
@@ -232,6 +233,7 @@ def plan_from(resolved: Mapping[str, Any], datasets: Mapping[str, Mapping[str, s
         recompute=train["recompute"],
         pipeline=train["pipeline"],
         clip_grad_norm=train.get("clip_grad_norm"),
+        anomalies=train["anomalies"],
         model=model,
         function=train.get("function"),
         script=None if script is None else Script.from_resolved(script),

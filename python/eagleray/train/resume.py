@@ -9,6 +9,7 @@ from typing import Any
 from eagleray import _core
 from eagleray._commit import require_fit
 
+from .heading import kept_in, with_left_out
 from .plan import Plan
 
 
@@ -44,6 +45,7 @@ def newest_fitting(plan: Plan) -> dict[str, Any] | None:
         require_fit(commit, {key: plan.hashes[key] for key in ("model_hash", "order_hash")}, plan.engine)
         if plan.sources:
             require_same_data(plan, commit)
+        commit = with_left_out(plan.store, commit)
     return commit
 
 
@@ -53,7 +55,8 @@ def require_same_data(plan: Plan, commit: Mapping[str, Any]) -> None:
     The order's state holds what every source contained; a corpus that was changed gives another dataset.
     """
     step, state = int(commit["step"]), commit["stream_state"]["order"]
-    order = _core.Order(json.dumps(plan.stream_config(0, 1, 0)))
+    course = _core.Course(json.dumps(kept_in(commit)["left_out"]))
+    order = _core.Order(json.dumps(plan.stream_config(0, 1, 0, len(course))))
     try:
         position = order.restore(json.dumps(state))
     except _core.InvalidError as error:
@@ -63,6 +66,6 @@ def require_same_data(plan: Plan, commit: Mapping[str, Any]) -> None:
             "  hint: the documents or the tokenizer of this run have changed since: put them back, name the dataset it "
             "was trained on with `tokens:`, or start a new run in another `store`"
         ) from error
-    if position != step * plan.global_batch:
-        expected = step * plan.global_batch
+    expected = course.end_of(step) * plan.global_batch
+    if position != expected:
         raise _core.InvalidError(f"checkpoint of step {step}: stands at position {position}, expected {expected}")

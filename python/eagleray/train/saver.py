@@ -8,9 +8,11 @@ from typing import Any
 
 from eagleray import _core
 from eagleray.checkpoint import CheckpointEngine, Place, Saved
+from eagleray.checkpoint.engine import agree
 from eagleray.checkpoint.engine import load as load_checkpoint
 
 from .context import BatchStream, Context
+from .heading import Heading
 from .state import Held
 from .totals import Totals
 
@@ -21,9 +23,12 @@ FAILED_SAVES_MAX = 3
 class Saver:
     """The checkpoints of one rank's loop."""
 
-    def __init__(self, context: Context, held: Held, stream: BatchStream | None, step: int) -> None:
+    def __init__(
+        self, context: Context, held: Held, stream: BatchStream | None, step: int, heading: Heading | None = None
+    ) -> None:
         plan = context.plan
         self._context, self._held, self._stream = context, held, stream
+        self._heading = heading or Heading.of(plan, None)
         self._place = Place(
             store_url=plan.store,
             attempt=context.attempt,
@@ -46,6 +51,26 @@ class Saver:
         directory = str(commit["dir"])
         values = (commit.get("metadata") or {}).get("values") or {}
         self._held.restore(lambda state: load_checkpoint(self._place, directory, state), values)
+
+    def leave_out(self, commit: Mapping[str, Any], course: _core.Course) -> None:
+        """Has whoever goes on from `commit` follow `course`; every rank returns when it is written down."""
+
+        def write() -> None:
+            if self._context.rank == 0:
+                store, attempt = self._context.plan.store, self._context.attempt
+                _core.leave_out(store, attempt, str(commit["dir"]), course.to_json())
+
+        agree(self._place, write)
+
+    def go_on(self, stream: BatchStream, step: int, heading: Heading) -> None:
+        """Takes over where the run stands after it went back to `step`."""
+        self._stream, self._heading = stream, heading
+        self._begun_step = self.saved_step = step
+        self._began = self._context.clock.now()
+
+    def use(self, stream: BatchStream) -> None:
+        """Takes over a stream that was opened elsewhere in the order."""
+        self._stream = stream
 
     def _due(self, step: int) -> bool:
         """Whether to save after `step`; asked of rank 0 alone, once a step, as it may read the clock."""
@@ -111,11 +136,12 @@ class Saver:
 
     def _commit_fields(self, step: int, values: Mapping[str, Any]) -> dict[str, Any]:
         plan = self._context.plan
-        position = step * plan.global_batch
+        position = self._heading.course.end_of(step) * plan.global_batch
         # Randomness is a function of these: nothing else of a generator's state outlives a step.
         metadata: dict[str, Any] = {"rng": {"seed": plan.seed, "position": position}}
         if values:
             metadata["values"] = values
+        metadata |= self._heading.kept()
         return {
             "step": step,
             "position": position,

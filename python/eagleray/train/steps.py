@@ -74,13 +74,25 @@ def seed_randomness(context: Context, cursor: int) -> None:
     torch.manual_seed(int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 1)
 
 
-def record_step(context: Context, watch: StepWatch, step: int, totals: Totals, figures: Mapping[str, Any]) -> None:
-    """Tells the ledger of a step that is done; what concerns all ranks, `figures` too, is said by rank 0 alone."""
+def record_step(
+    context: Context,
+    watch: StepWatch,
+    step: int,
+    totals: Totals,
+    figures: Mapping[str, Any],
+    *,
+    batch: int,
+    reached: int,
+) -> None:
+    """Tells the ledger of a step that is done, on the data of `batch`; up to `reached` it is done again.
+
+    What concerns all ranks, `figures` too, is said by rank 0 alone.
+    """
     plan = context.plan
     fields: dict[str, Any] = {
         "step": step,
-        "position": (step - 1) * plan.global_batch,
-        "recompute": step <= context.reached_step,
+        "position": batch * plan.global_batch,
+        "recompute": step <= reached,
         "start": watch.start,
         "end": context.clock.now(),
         "data_wait": watch.seconds.get("data_wait", 0.0),
@@ -88,7 +100,7 @@ def record_step(context: Context, watch: StepWatch, step: int, totals: Totals, f
         "checkpoint_stall": 0.0,
     }
     if context.rank == 0:
-        if totals.tokens:
+        if totals.tokens and not totals.nonfinite:
             fields |= {"loss": totals.mean_loss, "tokens": totals.tokens}
         fields |= {
             **figures,

@@ -79,8 +79,9 @@ def surroundings_of(
     axes = plan.layout.over(world)
     reader, readers = axes.reader(rank), axes.readers
 
-    def open_stream(position: int) -> BatchStream:
-        stream: Any = _core.Stream(json.dumps(plan.stream_config(reader, readers, position)))
+    def open_stream(batch: int, left_out: int) -> BatchStream:
+        config = plan.stream_config(reader, readers, batch * plan.global_batch, left_out)
+        stream: Any = _core.Stream(json.dumps(config))
         # A stream opens when it is first asked: asked now, it reads ahead while the model is built.
         stream.state()
         return stream  # type: ignore[no-any-return]

@@ -103,6 +103,14 @@ fn lines(account: &Account) -> Vec<(&'static str, String)> {
             account.failures.last().and_then(|failure| failure["reason"].as_str()).unwrap_or("unknown");
         lines.push(("failures", format!("{}, the last: {last}", account.failures.len())));
     }
+    if let Some(last) = account.anomalies.last() {
+        let text = |name: &str| last[name].as_str().unwrap_or("unknown");
+        let (count, step) = (account.anomalies.len(), &last["step"]);
+        lines.push((
+            "anomalies",
+            format!("{count}, the last at step {step}: {} ({})", text("reason"), text("action")),
+        ));
+    }
     lines.push(("checkpoints", format!("{} committed", account.checkpoints.len())));
     lines
 }

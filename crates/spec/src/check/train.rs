@@ -91,6 +91,13 @@ fn check_numbers(checks: &mut Checks<'_>, train: &Train) {
     for beta in adamw.betas {
         checks.range((0.0..1.0).contains(&beta), &at("betas"), beta, "0 or more and below 1");
     }
+    let limit = train.anomalies.limit;
+    checks.range(limit.steps >= 1, &["train", "anomalies", "limit", "steps"], limit.steps, "1 step or more");
+    if let Some(spike) = &train.anomalies.loss_spike {
+        let at = |key| ["train", "anomalies", "loss_spike", key];
+        checks.range(spike.sigmas > 0.0, &at("sigmas"), spike.sigmas, "a number above 0");
+        checks.range((8..=100_000).contains(&spike.window), &at("window"), spike.window, "8 to 100000 steps");
+    }
     let norm = train.clip_grad_norm.unwrap_or(1.0);
     checks.range(norm > 0.0, &["train", "clip_grad_norm"], norm, "a number above 0, or `null`");
 }

@@ -8,6 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
+use super::anomalies::Anomalies;
 use super::values::Location;
 
 /// How to train.
@@ -44,6 +45,9 @@ pub struct Train {
     /// The norm that gradients are scaled down to; `null` leaves them as they are.
     #[serde(default = "clip_grad_norm")]
     pub clip_grad_norm: Option<f64>,
+    /// What follows from a step whose loss jumps, or is no number.
+    #[serde(default)]
+    pub anomalies: Anomalies,
     /// How many failures in a row, without a step further in between, the run survives; lost nodes of a run that gets on cost nothing.
     #[serde(default = "max_failures")]
     pub max_failures: u32,

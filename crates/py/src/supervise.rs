@@ -1,0 +1,129 @@
+//! Bindings of what a run decides while it trains.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use eagleray_base::{Error, Result};
+use eagleray_run::{claim, paths};
+use eagleray_store::Store;
+use eagleray_supervise::{Course, Watch};
+use pyo3::prelude::*;
+
+use crate::errors::to_py;
+use crate::json::{parse, render};
+
+/// Looks at each step's loss in turn. `policy` is the JSON of `train.anomalies`, `state` what a checkpoint kept.
+#[pyclass(name = "AnomalyWatch", module = "eagleray._core", frozen)]
+struct PyWatch {
+    watch: Mutex<Watch>,
+}
+
+#[pymethods]
+impl PyWatch {
+    #[new]
+    #[pyo3(signature = (policy, state = None))]
+    fn new(policy: &str, state: Option<&str>) -> PyResult<Self> {
+        let watch = parse(policy, "the policy for anomalies").and_then(|policy| match state {
+            None => Ok(Watch::new(policy)),
+            Some(state) => Watch::restored(policy, state),
+        });
+        Ok(Self { watch: Mutex::new(watch.map_err(to_py)?) })
+    }
+
+    /// What is wrong with a step, as JSON `{step, kind, reaction, reason}`, or None. A `loss` of None is no number.
+    fn look(&self, step: u64, loss: Option<f64>, finite_gradient: bool) -> PyResult<Option<String>> {
+        let seen = self.slot().look(step, loss, finite_gradient);
+        seen.map(|anomaly| render(&anomaly)).transpose().map_err(to_py)
+    }
+
+    /// Takes over the anomalies that another watch has seen.
+    fn remember(&self, other: &Self) {
+        let other = other.slot().clone();
+        self.slot().remember(&other);
+    }
+
+    /// What a checkpoint keeps.
+    fn state(&self) -> String {
+        self.slot().state()
+    }
+}
+
+impl PyWatch {
+    fn slot(&self) -> MutexGuard<'_, Watch> {
+        self.watch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Which global batch of the order each step trains on; `ranges` is JSON: `[[from, until], …]` are left out.
+#[pyclass(name = "Course", module = "eagleray._core", frozen)]
+struct PyCourse {
+    course: Course,
+}
+
+#[pymethods]
+impl PyCourse {
+    #[new]
+    fn new(ranges: &str) -> PyResult<Self> {
+        Ok(Self { course: Course::from_json(ranges).map_err(to_py)? })
+    }
+
+    /// How many batches are left out.
+    fn __len__(&self) -> usize {
+        usize::try_from(self.course.len()).unwrap_or(usize::MAX)
+    }
+
+    /// The batch that comes after `steps` steps.
+    fn batch_after(&self, steps: u64) -> u64 {
+        self.course.batch_after(steps)
+    }
+
+    /// The batch that the data of `steps` steps ends before.
+    fn end_of(&self, steps: u64) -> u64 {
+        self.course.end_of(steps)
+    }
+
+    /// The course that also leaves out `start` up to, not with, `until`.
+    fn without(&self, start: u64, until: u64) -> Self {
+        Self { course: self.course.without(start, until) }
+    }
+
+    /// The ranges.
+    fn to_json(&self) -> String {
+        self.course.to_json()
+    }
+}
+
+/// Writes down the course of whoever goes on from the save in `dir`; for the current attempt alone.
+#[pyfunction]
+fn leave_out(py: Python<'_>, store_url: &str, attempt: u32, dir: &str, course: &str) -> PyResult<()> {
+    py.detach(|| {
+        let store = Store::open(store_url)?;
+        if !claim::is_current(&store, attempt)? {
+            return Err(Error::conflict(format!("attempt {attempt} was superseded")));
+        }
+        store.put(&paths::left_out(dir), Course::from_json(course)?.to_json())
+    })
+    .map_err(to_py)
+}
+
+/// The course that was written down beside the save in `dir`, as JSON, or None.
+#[pyfunction]
+fn left_out(py: Python<'_>, store_url: &str, dir: &str) -> PyResult<Option<String>> {
+    py.detach(|| read(&Store::open(store_url)?, &paths::left_out(dir))).map_err(to_py)
+}
+
+fn read(store: &Store, path: &str) -> Result<Option<String>> {
+    if store.head(path)?.is_none() {
+        return Ok(None);
+    }
+    let bytes = store.get(path)?;
+    let damaged = || Error::corrupt(format!("`{}` is not a list of batches left out", store.url_of(path)));
+    let text = std::str::from_utf8(&bytes).map_err(|_| damaged())?;
+    Ok(Some(Course::from_json(text).map_err(|_| damaged())?.to_json()))
+}
+
+pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<PyWatch>()?;
+    module.add_class::<PyCourse>()?;
+    module.add_function(wrap_pyfunction!(leave_out, module)?)?;
+    module.add_function(wrap_pyfunction!(left_out, module)?)
+}
