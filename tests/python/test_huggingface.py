@@ -18,7 +18,7 @@ from eagleray import _core
 from eagleray.checkpoint.export import Export, export
 from eagleray.train.console import Console
 from eagleray.train.datasets import ensure_datasets
-from eagleray.train.model_config import with_model
+from eagleray.train.model_config import HuggingfaceConfig, with_model
 from eagleray.train.plan import Plan, plan_from
 from ranks import Ranks
 from training import SEQUENCE, Corpus, Run, Trained, train_in
@@ -171,6 +171,35 @@ def test_a_model_without_weights_starts_the_same_in_every_world(
     assert runs[0].loss_drift(runs[1]) < 1e-5
     # A model that knows nothing yet.
     assert runs[0].steps()[0]["loss"] == pytest.approx(5.77, abs=0.3)
+
+
+def test_weights_in_s3_are_read_by_rows(folders: Path, new_run: Callable[..., Run], s3: str) -> None:
+    from eagleray.train.huggingface import Weights
+
+    store = _core.Store(f"{s3}/huggingface/llama")
+    for name in ("config.json", "model.safetensors"):
+        store.put(name, (folders / "llama" / name).read_bytes())
+    model = plan_of(new_run(model=f"{{huggingface: '{store.url}'}}"))[1].shape
+    assert isinstance(model, HuggingfaceConfig)
+    wanted = load_file(folders / "llama" / "model.safetensors")
+    weights = Weights(model, "model")
+    for name, whole in wanted.items():
+        some = torch.empty_like(whole[1:7])
+        weights.read(name, whole.shape, range(1, 7), some)
+        assert torch.equal(some, whole[1:7])
+
+
+def test_what_is_no_safetensors_file_is_named(folders: Path, new_run: Callable[..., Run], tmp_path: Path) -> None:
+    from eagleray.train.huggingface import Weights
+
+    (tmp_path / "config.json").write_text((folders / "llama" / "config.json").read_text())
+    whole = (folders / "llama" / "model.safetensors").read_bytes()
+    for junk in (b"", b"short", b"\xff" * 64, whole[:100], whole[:-1000]):
+        (tmp_path / "model.safetensors").write_bytes(junk)
+        model = plan_of(new_run(model=f"{{huggingface: {tmp_path}}}"))[1].shape
+        assert isinstance(model, HuggingfaceConfig)
+        with pytest.raises(_core.EagleRayError, match=r"model\.safetensors"):
+            Weights(model, "model")
 
 
 def test_the_built_in_model_is_a_llama_elsewhere(

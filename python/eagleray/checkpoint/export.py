@@ -23,6 +23,8 @@ from eagleray import _core, _failure
 SHARD_BYTES = 5 * 10**9
 # Beside a tokenizer, where the run's is a folder.
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+# Families whose embedding is the head's too where their config does not say.
+_TIED_BY_DEFAULT = ("gemma3_text", "gpt2")
 _LLAMA_NAMES = (
     ("embedding.", "model.embed_tokens."),
     ("layers.", "model.layers."),
@@ -91,7 +93,7 @@ def _write(folder: Path, source: Export, resolved: Mapping[str, Any], model: Map
     ours = model["kind"] == "llama"
     names = {name: _llama_name(name) if ours else name for name in tensors.shapes}
     config = _llama_config(model["config"], resolved, tensors.shapes) if ours else dict(model["config"])
-    if config.get("tie_word_embeddings", not ours):
+    if config.get("tie_word_embeddings", config["model_type"] in _TIED_BY_DEFAULT):
         # Transformers makes the head of the embedding again, as the model did.
         names = {name: other for name, other in names.items() if other != "lm_head.weight"}
     wanted = None if source.dtype is None else {"bf16": torch.bfloat16, "fp32": torch.float32}[source.dtype]

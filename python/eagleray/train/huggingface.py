@@ -30,8 +30,12 @@ _FOLLOWING = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
 
 def on_meta(config: HuggingfaceConfig) -> nn.Module:
     """The model in fp32: parameters without memory, buffers as they will be."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
+    try:
+        from transformers import AutoConfig, AutoModelForCausalLM
+    except ImportError as error:
+        raise _core.InvalidError(
+            "`model.huggingface` needs Transformers where the workers run: `pip install 'eagleray[huggingface]'`"
+        ) from error
     said = {key: value for key, value in config.config.items() if key not in ("model_type", "dtype", "torch_dtype")}
     shape = AutoConfig.for_model(config.family, **said)
     maker: Any = AutoModelForCausalLM
@@ -125,11 +129,21 @@ class Weights:
             )
 
     def _read_header(self, file: str) -> None:
-        length = int.from_bytes(self._store.get_range(file, 0, 8), "little")
+        size = self._store.head(file)
+        if size is None:
+            raise _core.NotFoundError(f"`{self._folder}/{file}` is not there, and the folder's index names it")
+        length = int.from_bytes(self._store.get_range(file, 0, 8), "little") if size >= 8 else size
+        if 8 + length > size:
+            raise _core.InvalidError(f"`{self._folder}/{file}` is not a safetensors file, or not whole")
         try:
             header = json.loads(bytes(self._store.get_range(file, 8, length)))
-        except (ValueError, _core.InvalidError) as error:
+        except ValueError as error:
             raise _core.InvalidError(f"`{self._folder}/{file}` is not a safetensors file: {error}") from error
+        data = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
+        if 8 + length + data > size:
+            raise _core.InvalidError(
+                f"`{self._folder}/{file}` is not whole: it has {size} bytes of {8 + length + data}"
+            )
         for name, entry in header.items():
             if name == "__metadata__":
                 continue

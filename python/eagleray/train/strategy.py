@@ -244,7 +244,7 @@ def _spread_huggingface(
 
 def replicated(model: nn.Module) -> nn.Module:
     """Copies that average their gradients: buckets are views of them, so that a step holds one copy."""
-    return DistributedDataParallel(model, gradient_as_bucket_view=True, broadcast_buffers=False)
+    return DistributedDataParallel(model, gradient_as_bucket_view=True)
 
 
 def mesh_of(axes: Axes, device: torch.device) -> DeviceMesh:
