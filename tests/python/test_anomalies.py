@@ -106,7 +106,7 @@ def test_a_rollback_goes_on_without_the_data_and_so_does_whoever_resumes(
     shutil.rmtree(tmp_path / "clean" / "checkpoints" / "step-000000030")
     shutil.rmtree(tmp_path / "clean" / "checkpoints" / "step-000000040")
     (written,) = (tmp_path / "clean").glob("checkpoints/*/*/LEFT_OUT")
-    assert json.loads(written.read_text()) == [[20, 26]]
+    assert json.loads(written.read_text())["left_out"] == [[20, 26]]
     # Killed after the rollback, before a save; then after the save of step 30; in other worlds.
     for world, steps, name in ((1, range(21, 41), "clean"), (3, range(31, 41), "saved")):
         if name == "saved":
@@ -126,6 +126,21 @@ def test_too_many_anomalies_stop_the_run_with_the_place(new_run: Callable[..., R
     wanted = r"step 21 \(positions 200 to 208\): the loss is .*; 3 anomalies within 100 steps"
     with pytest.raises(_core.InvalidError, match=wanted):
         train_poisoned(ranks, 1, run, {22: 4.0} | dict.fromkeys(range(24, 60), 4.0))
+
+
+@pytest.mark.usefixtures("undisturbed")
+def test_the_limit_counts_what_was_seen_before_a_kill(
+    new_run: Callable[..., Run], ranks: Ranks, tmp_path: Path
+) -> None:
+    spec = {"anomalies": policy("rollback", count=1), "workers": 1, "steps": STEPS, "every": "10 steps"}
+    run = new_run("torn", **spec)
+    train_poisoned(ranks, 1, run, {25: 4.0})
+    # Killed after the rollback to step 20, before the next save; then the data goes wrong again.
+    shutil.copytree(run.store, tmp_path / "killed")
+    for step in (30, 40):
+        shutil.rmtree(tmp_path / "killed" / "checkpoints" / f"step-{step:09}")
+    with pytest.raises(_core.InvalidError, match="2 anomalies within 100 steps"):
+        train_poisoned(ranks, 1, new_run("killed", store=tmp_path / "killed", **spec), {25: 4.0, 28: 4.0})
 
 
 def test_a_loop_of_one_s_own_has_no_policy(new_run: Callable[..., Run]) -> None:

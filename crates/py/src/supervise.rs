@@ -4,9 +4,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use eagleray_base::{Error, Result};
 use eagleray_run::{claim, paths};
+use eagleray_spec::types::Anomalies;
 use eagleray_store::Store;
 use eagleray_supervise::{Course, Watch};
 use pyo3::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use crate::errors::to_py;
 use crate::json::{parse, render};
@@ -92,20 +94,38 @@ impl PyCourse {
     }
 }
 
-/// Writes down the course of whoever goes on from the save in `dir`; for the current attempt alone.
+/// What whoever goes on from a checkpoint takes over: the form of `LEFT_OUT`, and of a commit's `anomalies`.
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Kept {
+    left_out: Course,
+    watch: String,
+}
+
+impl Kept {
+    fn read(text: &str) -> Result<Self> {
+        let kept: Self = parse(text, "what is left out")?;
+        Course::from_json(&kept.left_out.to_json())?;
+        Watch::restored(Anomalies::default(), &kept.watch)?;
+        Ok(kept)
+    }
+}
+
+/// Writes down what whoever goes on from the save in `dir` takes over, JSON `{left_out, watch}`; for the current
+/// attempt alone.
 #[pyfunction]
-fn leave_out(py: Python<'_>, store_url: &str, attempt: u32, dir: &str, course: &str) -> PyResult<()> {
+fn leave_out(py: Python<'_>, store_url: &str, attempt: u32, dir: &str, kept: &str) -> PyResult<()> {
     py.detach(|| {
         let store = Store::open(store_url)?;
         if !claim::is_current(&store, attempt)? {
             return Err(Error::conflict(format!("attempt {attempt} was superseded")));
         }
-        store.put(&paths::left_out(dir), Course::from_json(course)?.to_json())
+        store.put(&paths::left_out(dir), render(&Kept::read(kept)?)?)
     })
     .map_err(to_py)
 }
 
-/// The course that was written down beside the save in `dir`, as JSON, or None.
+/// What was written down beside the save in `dir`, as JSON `{left_out, watch}`, or None.
 #[pyfunction]
 fn left_out(py: Python<'_>, store_url: &str, dir: &str) -> PyResult<Option<String>> {
     py.detach(|| read(&Store::open(store_url)?, &paths::left_out(dir))).map_err(to_py)
@@ -118,7 +138,7 @@ fn read(store: &Store, path: &str) -> Result<Option<String>> {
     let bytes = store.get(path)?;
     let damaged = || Error::corrupt(format!("`{}` is not a list of batches left out", store.url_of(path)));
     let text = std::str::from_utf8(&bytes).map_err(|_| damaged())?;
-    Ok(Some(Course::from_json(text).map_err(|_| damaged())?.to_json()))
+    render(&Kept::read(text).map_err(|_| damaged())?).map(Some)
 }
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -34,10 +34,10 @@ class Heading:
         return None if seen is None else json.loads(seen)
 
     def kept(self) -> dict[str, Any]:
-        """What a commit keeps; nothing where there is nothing to know."""
+        """What a commit keeps, as `kept_in` reads it; nothing where there is nothing to know."""
         if len(self.course) == 0 and self.watch.state() == _core.AnomalyWatch("{}").state():
             return {}
-        return {"anomalies": {"left_out": json.loads(self.course.to_json()), "watch": self.watch.state()}}
+        return {"left_out": json.loads(self.course.to_json()), "watch": self.watch.state()}
 
 
 def kept_in(commit: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -52,4 +52,4 @@ def with_left_out(store_url: str, commit: dict[str, Any]) -> dict[str, Any]:
     if text is None:
         return commit
     metadata = dict(commit.get("metadata") or {})
-    return commit | {"metadata": metadata | {"anomalies": kept_in(commit) | {"left_out": json.loads(text)}}}
+    return commit | {"metadata": metadata | {"anomalies": json.loads(text)}}

@@ -132,10 +132,6 @@ class Loop:
         figures: dict[str, Any] = {"lr": lr} | ({"grad_norm": grad_norm} if math.isfinite(grad_norm) else {})
         record_step(self.context, watch, self.step, totals, figures, batch=batch, reached=self.reached)
         self.saver.poll()
-        if self.step < plan.steps and self.batch != batch + 1:
-            self.stream.close()
-            self.stream = self._open_stream()
-            self.saver.use(self.stream)
         return totals
 
     def _open_stream(self) -> BatchStream:
@@ -186,7 +182,7 @@ class Loop:
         heading.watch.remember(self.heading.watch)
         self._tell(anomaly, "rollback", back_to=step)
         # Before anything moves: who dies from here on leaves a run that goes on as this one would have.
-        self.saver.leave_out(commit, heading.course)
+        self.saver.leave_out(commit, heading)
         self.context.reporter.span("recompute", self.watch.start, self.context.clock.now())
         with self.context.spanned("load"):
             self.stream.close()

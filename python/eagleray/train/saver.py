@@ -52,13 +52,13 @@ class Saver:
         values = (commit.get("metadata") or {}).get("values") or {}
         self._held.restore(lambda state: load_checkpoint(self._place, directory, state), values)
 
-    def leave_out(self, commit: Mapping[str, Any], course: _core.Course) -> None:
-        """Has whoever goes on from `commit` follow `course`; every rank returns when it is written down."""
+    def leave_out(self, commit: Mapping[str, Any], heading: Heading) -> None:
+        """Has whoever goes on from `commit` take over `heading`; every rank returns when it is written down."""
 
         def write() -> None:
             if self._context.rank == 0:
                 store, attempt = self._context.plan.store, self._context.attempt
-                _core.leave_out(store, attempt, str(commit["dir"]), course.to_json())
+                _core.leave_out(store, attempt, str(commit["dir"]), json.dumps(heading.kept()))
 
         agree(self._place, write)
 
@@ -67,10 +67,6 @@ class Saver:
         self._stream, self._heading = stream, heading
         self._begun_step = self.saved_step = step
         self._began = self._context.clock.now()
-
-    def use(self, stream: BatchStream) -> None:
-        """Takes over a stream that was opened elsewhere in the order."""
-        self._stream = stream
 
     def _due(self, step: int) -> bool:
         """Whether to save after `step`; asked of rank 0 alone, once a step, as it may read the clock."""
@@ -141,7 +137,8 @@ class Saver:
         metadata: dict[str, Any] = {"rng": {"seed": plan.seed, "position": position}}
         if values:
             metadata["values"] = values
-        metadata |= self._heading.kept()
+        if kept := self._heading.kept():
+            metadata["anomalies"] = kept
         return {
             "step": step,
             "position": position,

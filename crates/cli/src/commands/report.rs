@@ -134,6 +134,14 @@ mod tests {
     }
 
     #[test]
+    fn the_last_anomaly_has_a_line() {
+        let seen = json!({"step": 26, "reason": "the loss is 9.1000", "action": "skip"});
+        let account = Account { anomalies: vec![seen], ..Account::default() };
+        let wanted = "1, the last at step 26: the loss is 9.1000 (skip)".to_owned();
+        assert!(lines(&account).contains(&("anomalies", wanted)));
+    }
+
+    #[test]
     fn the_page_asks_the_network_for_nothing() {
         assert_eq!(PAGE.matches(MARK).count(), 1);
         for outside in ["http://", "https://", "src=", "@import", "fetch("] {
