@@ -7,7 +7,6 @@ use eagleray_run::claim::{self, End};
 use eagleray_run::heartbeat::{self, Heartbeat};
 use eagleray_run::huggingface;
 use eagleray_run::{Claimant, Ledger, account, read_ledger};
-use eagleray_spec::Resolved;
 use eagleray_store::Store;
 use pyo3::prelude::*;
 
@@ -27,15 +26,10 @@ fn claim_attempt(py: Python<'_>, store_url: &str, info: &str) -> PyResult<String
     .map_err(to_py)
 }
 
-/// What a Hugging Face folder says of its model, as JSON, and the resolved run with the folder's config in it.
+/// What a Hugging Face folder says of its model, as JSON.
 #[pyfunction]
-fn read_huggingface(py: Python<'_>, path: &str, resolved_json: &str) -> PyResult<(String, String)> {
-    py.detach(|| {
-        let model = huggingface::read(path)?;
-        let resolved = Resolved::from_json(resolved_json)?.with_model_config(model.config.clone());
-        Ok((render(&model)?, resolved.to_json()))
-    })
-    .map_err(to_py)
+fn read_huggingface(py: Python<'_>, path: &str) -> PyResult<String> {
+    py.detach(|| render(&huggingface::read(path)?)).map_err(to_py)
 }
 
 /// Whether no newer attempt than this has been claimed.

@@ -7,6 +7,7 @@ use eagleray_spec::{Problems, Purpose, Resolved, Source};
 use pyo3::prelude::*;
 
 use crate::errors::to_py;
+use crate::json::parse;
 
 /// The resolved run of the spec at `path`, as the JSON of `resolved.json`.
 #[pyfunction]
@@ -21,6 +22,16 @@ fn spec_differences(py: Python<'_>, old_json: &str, new_json: &str) -> PyResult<
     py.detach(|| {
         let (old, new) = (Resolved::from_json(old_json)?, Resolved::from_json(new_json)?);
         serde_json::to_string(&new.differences(&old)).map_err(|error| Error::internal(error.to_string()))
+    })
+    .map_err(to_py)
+}
+
+/// The resolved run with the `config.json` of its Hugging Face folder in it.
+#[pyfunction]
+fn with_model_config(py: Python<'_>, resolved_json: &str, config_json: &str) -> PyResult<String> {
+    py.detach(|| {
+        let config = parse(config_json, "the config of the model")?;
+        Ok(Resolved::from_json(resolved_json)?.with_model_config(config).to_json())
     })
     .map_err(to_py)
 }
@@ -44,5 +55,6 @@ fn resolve(path: &str, overrides: &[String]) -> Result<String> {
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(resolve_spec, module)?)?;
     module.add_function(wrap_pyfunction!(spec_differences, module)?)?;
+    module.add_function(wrap_pyfunction!(with_model_config, module)?)?;
     module.add_function(wrap_pyfunction!(refuse_unavailable, module)?)
 }

@@ -19,7 +19,7 @@ pub struct Anomaly {
     /// What is wrong with it.
     pub kind: Kind,
     /// What is to be done.
-    pub reaction: Reaction,
+    pub reaction: Then,
     /// What was measured against what.
     pub reason: String,
 }
@@ -32,28 +32,6 @@ pub enum Kind {
     NotFinite,
     /// The loss is far above those before it.
     LossSpike,
-}
-
-/// What is to be done about a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Reaction {
-    /// End the run.
-    Stop,
-    /// Go on without the update.
-    Skip,
-    /// Go back to a checkpoint, and on with other data.
-    Rollback,
-}
-
-impl From<Then> for Reaction {
-    fn from(then: Then) -> Self {
-        match then {
-            Then::Stop => Self::Stop,
-            Then::Skip => Self::Skip,
-            Then::Rollback => Self::Rollback,
-        }
-    }
 }
 
 /// Looks at each step in turn.
@@ -118,9 +96,9 @@ impl Watch {
         let many = self.memory.anomalies.len();
         if then != Then::Stop && many > limit.count as usize {
             let reason = format!("{reason}; {many} anomalies within {} steps", limit.steps);
-            return Some(Anomaly { step, kind, reaction: Reaction::Stop, reason });
+            return Some(Anomaly { step, kind, reaction: Then::Stop, reason });
         }
-        Some(Anomaly { step, kind, reaction: then.into(), reason })
+        Some(Anomaly { step, kind, reaction: then, reason })
     }
 
     fn judge(&self, loss: Option<f64>, finite_gradient: bool) -> Option<(Kind, Then, String)> {
@@ -191,7 +169,7 @@ mod tests {
         let mut watch = calm(Then::Skip, 20);
         let before = watch.state();
         let seen = watch.look(21, Some(3.9), true).unwrap();
-        assert_eq!((seen.kind, seen.reaction), (Kind::LossSpike, Reaction::Skip));
+        assert_eq!((seen.kind, seen.reaction), (Kind::LossSpike, Then::Skip));
         assert_eq!(seen.reason, "the loss is 3.9000, above 3.4948, by the 8 steps before");
         assert_eq!(Watch::restored(policy(Then::Skip), &before).unwrap().memory.losses, watch.memory.losses);
         assert_eq!(watch.look(22, Some(3.1), true), None);
@@ -201,13 +179,13 @@ mod tests {
     #[test]
     fn more_than_the_limit_stops_and_the_past_is_forgiven() {
         let mut watch = calm(Then::Rollback, 8);
-        let reactions: Vec<Reaction> = [9, 12, 15]
+        let reactions: Vec<Then> = [9, 12, 15]
             .into_iter()
             .filter_map(|step| watch.look(step, None, true))
             .map(|seen| seen.reaction)
             .collect();
-        assert_eq!(reactions, [Reaction::Rollback, Reaction::Rollback, Reaction::Stop]);
-        assert_eq!(watch.look(40, Some(3.0), false).unwrap().reaction, Reaction::Rollback);
+        assert_eq!(reactions, [Then::Rollback, Then::Rollback, Then::Stop]);
+        assert_eq!(watch.look(40, Some(3.0), false).unwrap().reaction, Then::Rollback);
     }
 
     #[test]
@@ -217,7 +195,7 @@ mod tests {
             assert_eq!(watch.look(step, Some(if step % 50 == 0 { 900.0 } else { 3.0 }), true), None);
         }
         let seen = watch.look(300, Some(f64::NAN), true).unwrap();
-        assert_eq!((seen.kind, seen.reaction), (Kind::NotFinite, Reaction::Stop));
+        assert_eq!((seen.kind, seen.reaction), (Kind::NotFinite, Then::Stop));
     }
 
     #[test]

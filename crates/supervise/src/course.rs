@@ -5,10 +5,29 @@ use serde::{Deserialize, Serialize};
 
 /// Global batches that no step trains on. Batches are counted from 0: batch b is positions b·B to (b + 1)·B.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(transparent)]
+#[serde(try_from = "Vec<(u64, u64)>", into = "Vec<(u64, u64)>")]
 pub struct Course {
     /// From one batch up to, not with, another; in order, apart from each other.
     left_out: Vec<(u64, u64)>,
+}
+
+impl TryFrom<Vec<(u64, u64)>> for Course {
+    type Error = String;
+
+    fn try_from(left_out: Vec<(u64, u64)>) -> std::result::Result<Self, String> {
+        let ends: Vec<u64> = left_out.iter().flat_map(|(from, until)| [*from, *until]).collect();
+        if ends.is_sorted_by(|before, after| before < after) {
+            Ok(Self { left_out })
+        } else {
+            Err(format!("ranges are out of order: {left_out:?}"))
+        }
+    }
+}
+
+impl From<Course> for Vec<(u64, u64)> {
+    fn from(course: Course) -> Self {
+        course.left_out
+    }
 }
 
 impl Course {
@@ -17,15 +36,8 @@ impl Course {
     /// # Errors
     /// `Invalid` where it is not one.
     pub fn from_json(text: &str) -> Result<Self> {
-        let course: Self = serde_json::from_str(text)
-            .map_err(|error| Error::invalid(format!("not a list of batches left out: {error}")))?;
-        let ends = course.left_out.iter().flat_map(|(from, until)| [*from, *until]).collect::<Vec<_>>();
-        let rising = ends.windows(2).all(|pair| pair[0] < pair[1]);
-        if rising {
-            Ok(course)
-        } else {
-            Err(Error::invalid(format!("batches left out are out of order: {text}")))
-        }
+        serde_json::from_str(text)
+            .map_err(|error| Error::invalid(format!("not a list of batches left out: {error}")))
     }
 
     /// The ranges as JSON: `[[57, 60]]`.

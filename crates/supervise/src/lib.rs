@@ -15,5 +15,5 @@
 pub mod anomaly;
 pub mod course;
 
-pub use anomaly::{Anomaly, Kind, Reaction, Watch};
+pub use anomaly::{Anomaly, Kind, Watch};
 pub use course::Course;

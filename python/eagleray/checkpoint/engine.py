@@ -173,7 +173,7 @@ def begin(place: Place, step: int) -> tuple[str, _core.Store]:
     directory = agree(
         place, lambda: str(_core.next_save(place.store_url, place.attempt, step)) if _first(place) else ""
     )
-    return directory, _opened(place, directory)
+    return directory, opened(place, directory)
 
 
 def finish(
@@ -205,7 +205,12 @@ def _commit(place: Place, directory: str, commit: Mapping[str, Any], prepare: Ca
 def load(place: Place, directory: str, state: State) -> None:
     """Verifies the files of a commit and reads `state`'s tensors in place."""
     verify(place, directory)
-    reader = StoreReader(_opened(place, directory))
+    read(place, directory, state)
+
+
+def read(place: Place, directory: str, state: State) -> None:
+    """Reads `state`'s tensors in place, of a commit whose files have been verified."""
+    reader = StoreReader(opened(place, directory))
     try:
         with _alone(place):
             dcp_load(state, storage_reader=reader, process_group=place.group, no_dist=place.group is None)
@@ -218,7 +223,8 @@ def verify(place: Place, directory: str) -> None:
     agree(place, lambda: _core.verify(place.store_url, directory, (place.rank, place.world)))
 
 
-def _opened(place: Place, directory: str) -> _core.Store:
+def opened(place: Place, directory: str) -> _core.Store:
+    """A store of one save's folder."""
     return _core.Store(f"{place.store_url.rstrip('/')}/{directory}")
 
 

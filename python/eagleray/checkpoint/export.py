@@ -76,7 +76,7 @@ def _resolved(store_url: str) -> dict[str, Any]:
     store = _core.Store(store_url)
     if store.head("resolved.json") is None:
         raise _core.NotFoundError(f"`{store_url}` is not a run's store: it has no `resolved.json`")
-    resolved: dict[str, Any] = json.loads(bytes(store.get("resolved.json")))
+    resolved: dict[str, Any] = json.loads(store.get("resolved.json"))
     if resolved["spec"]["model"] is None:
         raise _core.InvalidError(
             "the run trained code of your own: only that code knows its model, and `eagleray.checkpoint.load` reads it"
@@ -188,12 +188,12 @@ def _copy_beside(folder: Path, resolved: Mapping[str, Any], model: Mapping[str, 
         for file in (name,) if is_file else _TOKENIZER_FILES:
             if store.head(file) is not None:
                 target = "tokenizer.json" if is_file else file
-                (folder / target).write_bytes(bytes(store.get(file)))
+                (folder / target).write_bytes(store.get(file))
                 copied.append(target)
     if model["kind"] == "huggingface":
         store = _core.Store(model["path"])
         if store.head("generation_config.json") is not None:
-            (folder / "generation_config.json").write_bytes(bytes(store.get("generation_config.json")))
+            (folder / "generation_config.json").write_bytes(store.get("generation_config.json"))
             copied.append("generation_config.json")
     return copied
 

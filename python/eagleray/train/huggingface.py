@@ -6,7 +6,6 @@ reads that part alone from the weights. Parameters keep the names that Transform
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -21,7 +20,9 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 from eagleray import _core
 
 from .context import Tensors
+from .model import drawn
 from .model_config import HuggingfaceConfig
+from .strategy import local
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 # Buffers that older versions of Transformers saved; they follow from the config.
@@ -62,7 +63,7 @@ def start(model: nn.Module, config: HuggingfaceConfig, seed: int, device: torch.
     weights = Weights(config, str(model.base_model_prefix)) if config.files else None
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            mine = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+            mine = local(parameter)
             rows = _rows(parameter)
             if weights is not None:
                 weights.read(name, parameter.shape, rows, mine)
@@ -79,12 +80,10 @@ def initial_value(config: HuggingfaceConfig, name: str, shape: torch.Size, seed:
         # Gemma's norms multiply by one plus their weight.
         unit = not name.endswith("bias") and not config.family.startswith("gemma")
         return torch.ones(shape) if unit else torch.zeros(shape)
-    key = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(key, "little") >> 1)
     std = float(config.config.get("initializer_range", 0.02))
     if name.endswith(("o_proj.weight", "down_proj.weight", "c_proj.weight")):
         std /= math.sqrt(2 * config.num_layers)
-    return torch.empty(shape).normal_(0.0, std, generator=generator)
+    return drawn(name, shape, seed, std)
 
 
 class Weights:
@@ -136,7 +135,7 @@ class Weights:
         if 8 + length > size:
             raise _core.InvalidError(f"`{self._folder}/{file}` is not a safetensors file, or not whole")
         try:
-            header = json.loads(bytes(self._store.get_range(file, 8, length)))
+            header = json.loads(self._store.get_range(file, 8, length))
         except ValueError as error:
             raise _core.InvalidError(f"`{self._folder}/{file}` is not a safetensors file: {error}") from error
         data = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)

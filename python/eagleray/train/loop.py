@@ -92,9 +92,8 @@ class Loop:
         if self.step == 0:
             validate(self.context, self.spread, 0)
         while self.step < plan.steps:
-            before = self.step
             totals = self.run_step()
-            if self.step <= before:
+            if totals is None:
                 continue
             validate(self.context, self.spread, self.step)
             if totals.save_failed:
@@ -106,8 +105,8 @@ class Loop:
                 break
         return Outcome(outcome="completed" if self.step == plan.steps else "stopped", step=self.step)
 
-    def run_step(self) -> Totals:
-        """One optimizer step over one global batch; or, after an anomaly, the way back to a commit."""
+    def run_step(self) -> Totals | None:
+        """One optimizer step over one global batch; None where an anomaly sent the run back to a commit."""
         plan, watch, batch = self.plan, self.watch, self.batch
         watch.begin("compute")
         mine = self._accumulate()
@@ -118,7 +117,7 @@ class Loop:
         grad_norm = self.spread.clip(plan.clip_grad_norm)
         anomaly = self._look(totals, grad_norm)
         if anomaly is not None and anomaly["reaction"] == "rollback" and self._go_back(anomaly):
-            return totals
+            return None
         lr = plan.optimizer.lr_at(self.step + 1, plan.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = lr

@@ -158,11 +158,16 @@ def initial_value(name: str, shape: torch.Size, seed: int, num_layers: int) -> T
     """The starting value of the parameter `name`: a function of seed and name alone, on the CPU."""
     if name.endswith("norm.weight"):
         return torch.ones(shape)
-    key = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(key, "little") >> 1)
     # Projections into the residual stream are scaled down by depth (GPT-2), so that its variance stays near one.
     into_residual = name.endswith(("o_proj.weight", "down_proj.weight"))
     std = INIT_STD / math.sqrt(2 * num_layers) if into_residual else INIT_STD
+    return drawn(name, shape, seed, std)
+
+
+def drawn(name: str, shape: torch.Size, seed: int, std: float) -> Tensor:
+    """Normal values around 0 for the parameter `name`: a function of seed and name alone, on the CPU."""
+    key = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(key, "little") >> 1)
     return torch.empty(shape).normal_(0.0, std, generator=generator)
 
 

@@ -51,14 +51,13 @@ class HuggingfaceConfig:
     config: Mapping[str, Any] = field(hash=False)
 
     @classmethod
-    def read(cls, path: str, resolved: Mapping[str, Any]) -> tuple[HuggingfaceConfig, dict[str, Any]]:
-        """The model in the folder `path`, and the resolved run with its config in it.
+    def read(cls, path: str) -> HuggingfaceConfig:
+        """The model in the folder `path`.
 
         Raises what the folder is refused with: its family, what it lacks, dropout.
         """
-        described, renewed = _core.read_huggingface(path, json.dumps(resolved))
-        said = json.loads(described)
-        return cls(**said | {"path": path, "files": tuple(said["files"])}), json.loads(renewed)
+        said = json.loads(_core.read_huggingface(path))
+        return cls(**said | {"path": path, "files": tuple(said["files"])})
 
     @property
     def num_layers(self) -> int:
@@ -74,7 +73,9 @@ def with_model(resolved: dict[str, Any]) -> dict[str, Any]:
     model = resolved["spec"]["model"]
     if model is None or model["kind"] != "huggingface":
         return resolved
-    return HuggingfaceConfig.read(model["path"], resolved)[1]
+    config = json.dumps(HuggingfaceConfig.read(model["path"]).config)
+    renewed: dict[str, Any] = json.loads(_core.with_model_config(json.dumps(resolved), config))
+    return renewed
 
 
 def model_from(resolved: Mapping[str, Any], vocab_size: int) -> AnyModel:
@@ -82,7 +83,7 @@ def model_from(resolved: Mapping[str, Any], vocab_size: int) -> AnyModel:
     model = resolved["spec"]["model"]
     if model["kind"] != "huggingface":
         return ModelConfig.from_resolved(model["config"], vocab_size)
-    found, _ = HuggingfaceConfig.read(model["path"], resolved)
+    found = HuggingfaceConfig.read(model["path"])
     length = resolved["spec"]["data"]["sequence_length"]
     if found.max_positions is not None and length > found.max_positions:
         raise _core.InvalidError(

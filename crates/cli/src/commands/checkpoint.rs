@@ -130,7 +130,7 @@ impl Verify {
     fn commits(&self) -> Result<(Store, Vec<Commit>)> {
         let store = Store::open(&self.path)?;
         if !self.all || store.head("COMMIT")?.is_some() {
-            let (store, commit) = commit_at(&self.path)?;
+            let (store, commit) = commit_at(store)?;
             return Ok((store, vec![commit]));
         }
         let saves = checkpoint::list(&store)?;
@@ -151,7 +151,7 @@ impl Export {
             return Err(Error::invalid(format!("`--to {form}` is not a form that is written"))
                 .with_hint("there is `--to huggingface DIR`"));
         }
-        let (store, commit) = commit_at(&self.path)?;
+        let (store, commit) = commit_at(Store::open(&self.path)?)?;
         // What the model is stands with the run, above the folder of a save.
         let whole = format!("{}/{}", store.url(), commit.dir);
         let (run, dir) = match whole.rfind("/checkpoints/") {
@@ -168,8 +168,7 @@ impl Export {
 }
 
 /// The newest commit of a run's store, or that of the folder of one save; and the store below which its folder lies.
-fn commit_at(path: &str) -> Result<(Store, Commit)> {
-    let store = Store::open(path)?;
+fn commit_at(store: Store) -> Result<(Store, Commit)> {
     if store.head("COMMIT")?.is_some() {
         let (parent, name) = split(store.url())?;
         let parent = Store::open(parent)?;
