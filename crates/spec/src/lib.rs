@@ -25,7 +25,7 @@
 //! model: {preset: llama-tiny}
 //! train: {global_batch: 16, steps: 100, optimiser: adamw}
 //! ";
-//! let base = std::path::Path::new("/work");
+//! let base = std::path::Path::new("/srv");
 //! let environment = |_: &str| None;
 //! let source = Source { name: "run.yaml", text, base, overrides: &[], environment: &environment };
 //! let problems = resolve(&source).unwrap_err();
@@ -34,7 +34,7 @@
 //!
 //! let text = text.replace("optimiser", "optimizer");
 //! let resolved = resolve(&Source { text: &text, ..source }).unwrap();
-//! assert_eq!(resolved.spec.store, "/work/runs/first");
+//! assert_eq!(resolved.spec.store, "/srv/runs/first");
 //! resolved.refuse_unavailable(Purpose::Train).unwrap();
 //! ```
 //!

@@ -45,7 +45,7 @@ fn every_yaml_block_in_the_documents_is_a_spec_that_check_accepts() {
             let source = Source {
                 name: &name,
                 text: yaml,
-                base: Path::new("/work"),
+                base: Path::new("/srv"),
                 overrides: &[],
                 environment: &environment,
             };

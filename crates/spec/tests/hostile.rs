@@ -9,7 +9,7 @@ const EVERYTHING: &str = include_str!("data/everything.yaml");
 
 fn shown(text: &str, overrides: &[String]) -> String {
     let environment = |_: &str| None;
-    let base = Path::new("/work");
+    let base = Path::new("/srv");
     match resolve(&Source { name: "run.yaml", text, base, overrides, environment: &environment }) {
         Ok(resolved) => resolved.to_json(),
         Err(problems) => problems.into_error().render(),

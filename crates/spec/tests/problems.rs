@@ -25,7 +25,7 @@ checkpoint:
 fn shown(text: &str, overrides: &[&str]) -> String {
     let overrides: Vec<String> = overrides.iter().map(|text| (*text).to_owned()).collect();
     let environment = |_: &str| None;
-    let base = Path::new("/work");
+    let base = Path::new("/srv");
     let source = Source { name: "run.yaml", text, base, overrides: &overrides, environment: &environment };
     match resolve(&source) {
         Ok(_) => "accepted".into(),

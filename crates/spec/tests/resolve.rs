@@ -31,7 +31,7 @@ fn run(text: &str, overrides: &[&str]) -> Result<Resolved, Problems> {
     resolve(&Source {
         name: "run.yaml",
         text,
-        base: Path::new("/work/project"),
+        base: Path::new("/srv/project"),
         overrides: &overrides,
         environment: &environment,
     })
@@ -215,7 +215,7 @@ fn anchors_and_merge_keys_are_read_as_yaml_has_them() {
         "    web: &web {documents: corpus/*.jsonl, weight: 0.75}\n    more: {<<: *web, weight: 0.5}\n",
     );
     let spec = spec(&text, &[]);
-    assert_eq!(spec["data"]["sources"]["more"]["documents"], json!(["/work/project/corpus/*.jsonl"]));
+    assert_eq!(spec["data"]["sources"]["more"]["documents"], json!(["/srv/project/corpus/*.jsonl"]));
     assert_eq!(spec["data"]["sources"]["more"]["weight"], 0.5);
 }
 
@@ -225,7 +225,7 @@ fn a_folder_of_mlflow_s_is_absolute_and_what_else_it_understands_stays_as_writte
         let overrides = [&*format!("metrics.mlflow.tracking_uri={uri}")];
         spec(SMALL, &overrides)["metrics"]["mlflow"]["tracking_uri"].clone()
     };
-    assert_eq!(tracking("mlruns"), "/work/project/mlruns");
+    assert_eq!(tracking("mlruns"), "/srv/project/mlruns");
     for kept in ["https://mlflow.acme.example", "sqlite:///mlflow.db", "databricks"] {
         assert_eq!(tracking(kept), kept);
     }
