@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -23,6 +24,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 PRELOADED = ["pytest", "torch", "eagleray.train.worker", "eagleray.train.huggingface", "training"]
+PRELOADED += ["deepspeed"] if importlib.util.find_spec("deepspeed") else []
 PRELOADED += [f"transformers.models.{name}.modeling_{name}" for name in ("llama", "qwen3", "mistral", "gemma3", "gpt2")]
 # Only a hang is as slow as this.
 PATIENCE_SECONDS = 240.0
@@ -65,6 +67,8 @@ class Ranks:
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="er-ranks-"))
         self._worlds = 0
+        # DeepSpeed looks for a device when it is imported.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
         self._context = mp.get_context("forkserver")
         self._context.set_forkserver_preload(PRELOADED)
 

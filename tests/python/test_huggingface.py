@@ -54,7 +54,11 @@ OF_ITS_OWN: dict[str, dict[str, Any]] = {
 }
 # Strategy, world, and what else the spec says.
 SPREAD: dict[str, list[tuple[str, int, dict[str, str]]]] = {
-    "llama": [("ddp", 2, {"recompute": "selective"}), ("{dp_replicate: 2, dp_shard: 2}", 4, {})],
+    "llama": [
+        ("ddp", 2, {"recompute": "selective"}),
+        ("{dp_replicate: 2, dp_shard: 2}", 4, {}),
+        ("zero3", 2, {"recompute": "full"}),
+    ],
     "gemma3_text": [("ddp", 2, {})],
 }
 

@@ -13,7 +13,6 @@ import pytest
 
 from conftest import SHORT_STEPS, make_run
 from eagleray.train.loop import Loop
-from eagleray.train.state import save_state
 from ranks import Ranks
 from training import Corpus, Run, Trained, surroundings, train_in
 
@@ -27,6 +26,9 @@ CASES: list[tuple[str, int, dict[str, str]]] = [
     ("fsdp2", 2, {}),
     ("fsdp2", 3, {"recompute": "selective"}),
     ("fsdp2", 4, {}),
+    ("zero3", 1, {}),
+    ("zero3", 2, {}),
+    ("zero3", 3, {"recompute": "full"}),
     ("{dp_replicate: 2, dp_shard: 2}", 4, {}),
     ("{tp: 2}", 2, {}),
     ("{dp_shard: 2, tp: 2}", 4, {"recompute": "full"}),
@@ -123,7 +125,7 @@ def _tensors(
     found = []
     for step in steps:
         with loaded(rank, world, resolved, attempt, step) as loop:
-            state = save_state(loop.spread.model, loop.optimizer)
+            state, _ = loop.spread.held(loop.optimizer).gather()
             moments = {
                 f"{name}.{kind}": value for name, each in state["optimizer"].items() for kind, value in each.items()
             }

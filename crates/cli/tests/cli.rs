@@ -117,9 +117,9 @@ fn a_build_of_a_run_without_data_is_refused_before_python_is_asked() {
 #[test]
 fn check_says_what_cannot_run_yet_and_train_refuses_it() {
     let folder = initialised();
-    let check = ["check", "first/run.yaml", "--set", "train.strategy=zero3", "--set", "data.order=era"];
+    let check = ["check", "first/run.yaml", "--set", "data.packing=best_fit", "--set", "data.order=era"];
     insta::assert_snapshot!("check_unavailable", shown(folder.path(), &check));
-    let train = ["train", "first/run.yaml", "--set", "train.strategy=zero3", "--set", "data.order=era"];
+    let train = ["train", "first/run.yaml", "--set", "data.packing=best_fit", "--set", "data.order=era"];
     insta::assert_snapshot!("train_unavailable", shown(folder.path(), &train));
 }
 

@@ -4,8 +4,8 @@ use eagleray_base::{Error, Result};
 use serde_json::Value;
 
 use crate::resolved::{Model, Resolved};
-use crate::types::Anomalies;
 use crate::types::data::{Order, Packing};
+use crate::types::{Anomalies, Recompute};
 
 /// What a spec is asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +71,9 @@ impl Resolved {
             if text["filters"].as_array().is_some_and(|filters| !filters.is_empty()) {
                 refused.push(format!("`{place}.filters`"));
             }
+            if text["chat"].is_string() && self.spec.train.function.is_some() {
+                refused.push(format!("`{place}.chat` with `train.function`"));
+            }
             if text["tokens"].as_str().is_some_and(is_foreign) {
                 refused.push(format!("`{place}.tokens` in another program's format ({})", text["tokens"]));
             }
@@ -88,13 +91,22 @@ impl Resolved {
     fn refuse_training(&self, refused: &mut Vec<String>) {
         let train = &self.spec.train;
         match train.strategy["kind"].as_str() {
-            Some("ddp" | "fsdp2") => {}
+            Some("ddp" | "fsdp2" | "zero3") => {}
             Some("mesh") => self.refuse_mesh(refused),
             other => refused.push(format!("`train.strategy: {}`", other.unwrap_or_default())),
         }
         let stages = train.strategy["pp"].as_u64().unwrap_or(1);
         if train.function.is_some() && stages > 1 {
             refused.push(format!("`train.strategy: {}` with `train.function`", show_mesh(&train.strategy)));
+        }
+        if train.strategy["kind"] == "zero3" {
+            if train.function.is_some() {
+                refused.push("`train.strategy: zero3` with `train.function`".into());
+            }
+            // DeepSpeed's hooks run operations of their own, so the second pass is not the first.
+            if train.recompute == Recompute::Selective {
+                refused.push("`train.recompute: selective` with `train.strategy: zero3`".into());
+            }
         }
         if let Some(script) = &train.script {
             self.refuse_with_script(script, refused);
@@ -123,7 +135,7 @@ impl Resolved {
         if self.spec.model.is_some() {
             refused.push("`model` with `train.script`".into());
         }
-        if let Some(kind @ ("fsdp2" | "mesh")) = self.spec.train.strategy["kind"].as_str() {
+        if let Some(kind @ ("fsdp2" | "zero3" | "mesh")) = self.spec.train.strategy["kind"].as_str() {
             refused.push(format!("`train.strategy: {kind}` with `train.script`"));
         }
         let workers = &self.spec.cluster.workers;

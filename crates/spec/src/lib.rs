@@ -46,6 +46,7 @@
 mod available;
 mod check;
 mod de;
+mod deepspeed;
 pub mod explain;
 pub mod mesh;
 mod overrides;

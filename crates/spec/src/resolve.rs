@@ -6,6 +6,7 @@ use eagleray_base::Result;
 use serde_json::{Map, Value, json};
 
 use crate::check::{self, Checks};
+use crate::deepspeed;
 use crate::problem::Problems;
 use crate::read::{self, Source};
 use crate::resolved::{self, Resolved};
@@ -112,6 +113,10 @@ impl Resolver<'_> {
         resolved::Data {
             tokenizer: self.location(&["data", "tokenizer"], &data.tokenizer),
             end_of_document: data.end_of_document.clone(),
+            chat_template: data
+                .chat_template
+                .as_ref()
+                .map(|template| self.location(&["data", "chat_template"], template)),
             sequence_length: data.sequence_length,
             packing: data.packing,
             order: data.order,
@@ -139,6 +144,7 @@ impl Resolver<'_> {
             None => resolved::Text::Documents {
                 documents: self.documents(&owner, source.documents.as_ref()),
                 text,
+                chat: source.chat.clone(),
                 format: source.format,
                 filters,
             },
@@ -152,6 +158,7 @@ impl Resolver<'_> {
             None => resolved::Text::Documents {
                 documents: self.documents(&owner, held_out.documents.as_ref()),
                 text: held_out.text.clone(),
+                chat: held_out.chat.clone(),
                 format: held_out.format,
                 filters: Vec::new(),
             },
@@ -185,10 +192,17 @@ impl Resolver<'_> {
 
     fn train(&mut self, spec: &RunSpec) -> resolved::Train {
         let train = &spec.train;
+        let strategy = self.strategy(spec);
+        let is_zero = strategy["kind"] == NamedStrategy::Zero3.name();
+        if train.deepspeed.is_some() && !is_zero {
+            let message = "`deepspeed` has no effect without `strategy: zero3`";
+            self.checks.report(&["train", "deepspeed"], message, "remove it, or write `strategy: zero3`");
+        }
         let Optimizer::AdamW(adamw) = &train.optimizer;
         let Schedule::Cosine(cosine) = &train.schedule;
         resolved::Train {
-            strategy: self.strategy(spec),
+            deepspeed: is_zero.then(|| deepspeed::config(train)),
+            strategy,
             global_batch: train.global_batch,
             micro_batch: train.micro_batch,
             steps: train.steps,

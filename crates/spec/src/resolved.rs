@@ -76,6 +76,9 @@ pub struct Data {
     /// The token that ends every document; absent where it is the first usual one that there is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end_of_document: Option<String>,
+    /// The Jinja template of conversations, an absolute path or URL; absent where it is the tokenizer's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chat_template: Option<String>,
     /// The tokens of one sample.
     pub sequence_length: u32,
     /// How documents fill samples.
@@ -108,6 +111,9 @@ pub enum Text {
         documents: Vec<String>,
         /// The field that holds the text.
         text: String,
+        /// The field that holds a conversation, where there is no text.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        chat: Option<String>,
         /// How objects are read; by their names where `null`.
         format: Option<Format>,
         /// Steps that every document passes.
@@ -202,6 +208,9 @@ pub struct Train {
     pub anomalies: Anomalies,
     /// How many failures the run survives.
     pub max_failures: u32,
+    /// `DeepSpeed`'s whole configuration under `zero3`, and only there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deepspeed: Option<Map<String, Value>>,
     /// The user's own script, paths absolute.
     pub script: Option<Value>,
     /// The user's own function.
@@ -351,6 +360,10 @@ fn fixed_order(spec: &Value) -> Value {
                 (value, _) => value.clone(),
             };
             kept.insert(key.into(), value);
+        }
+        // Only where it is there, so that runs from before it could be keep their hash.
+        if let Some(chat) = source.get("chat") {
+            kept.insert("chat".into(), chat.clone());
         }
         sources.insert(name.clone(), kept.into());
     }

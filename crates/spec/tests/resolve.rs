@@ -155,15 +155,36 @@ fn what_a_resume_may_not_change_is_named_with_both_values() {
 }
 
 #[test]
+fn deepspeed_s_configuration_is_generated_for_zero3_alone() {
+    let generated = |overrides: &[&str]| run(SMALL, overrides).unwrap().spec.train.deepspeed;
+    assert_eq!(generated(&[]), None);
+    let plain = generated(&["train.strategy=zero3"]).unwrap();
+    assert_eq!(
+        (&plain["zero_optimization"], &plain["bf16"]),
+        (&json!({"stage": 3}), &json!({"enabled": true}))
+    );
+    let more =
+        "train.deepspeed={zero_optimization: {reduce_bucket_size: 1000000}, wall_clock_breakdown: true}";
+    let with_more = generated(&["train.strategy=zero3", more, "train.precision=fp32"]).unwrap();
+    assert_eq!(with_more["zero_optimization"], json!({"stage": 3, "reduce_bucket_size": 1_000_000}));
+    assert_eq!((with_more.get("bf16"), &with_more["wall_clock_breakdown"]), (None, &json!(true)));
+    let refused = run(SMALL, &[more]).unwrap_err().into_error().render();
+    assert!(refused.contains("`deepspeed` has no effect without `strategy: zero3`"), "{refused}");
+    let foreign = "train.deepspeed={optimizer: {type: Adam}}";
+    let refused = run(SMALL, &["train.strategy=zero3", foreign]).unwrap_err().into_error().render();
+    assert!(refused.contains("`optimizer` is `train.optimizer` of the spec"), "{refused}");
+}
+
+#[test]
 fn what_this_build_lacks_is_refused_by_name() {
     run(SMALL, &[]).unwrap().refuse_unavailable(Purpose::Train).unwrap();
     let foreign = run(SMALL, &["data.sources.web={tokens: megatron/text_document.bin}"]).unwrap();
     let error = foreign.refuse_unavailable(Purpose::Train).unwrap_err();
     assert!(error.message().starts_with("`data.sources.web.tokens` in another program's format"), "{error}");
-    let zero3 = run(SMALL, &["train.strategy=zero3"]).unwrap();
-    let error = zero3.refuse_unavailable(Purpose::Train).unwrap_err();
-    assert_eq!(error.message(), "`train.strategy: zero3` is not available in this build");
-    zero3.refuse_unavailable(Purpose::Build).unwrap();
+    let cp = run(SMALL, &["train.strategy={cp: 2}", "cluster.workers=2"]).unwrap();
+    let error = cp.refuse_unavailable(Purpose::Train).unwrap_err();
+    assert_eq!(error.message(), "`train.strategy: {cp: 2}` with `cp` is not available in this build");
+    cp.refuse_unavailable(Purpose::Build).unwrap();
     let overrides = [
         "train.strategy={cp: 2}",
         "cluster.workers=2",

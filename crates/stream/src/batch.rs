@@ -2,12 +2,15 @@
 
 use eagleray_tokens::format::TokenType;
 
+/// The label that torch's cross entropy leaves out.
+pub(crate) const IGNORED: i64 = -100;
+
 /// A micro batch of `b` samples of `S` tokens; arrays are row-major.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
     /// Inputs, `b × S`.
     pub tokens: Vec<i64>,
-    /// The token after each input, `b × S`.
+    /// The token after each input, `b × S`; [`IGNORED`] where no loss counts it.
     pub labels: Vec<i64>,
     /// Distance of each input from the start of its document or of the sample, `b × S`.
     pub position_ids: Vec<i64>,
@@ -56,8 +59,8 @@ impl Batch {
         let width = token_type.bytes();
         let inputs = (bytes.len() / width).min(sequence_length - offset.min(sequence_length));
         let skipped = usize::from(offset == 0);
-        widen(token_type, &bytes[..inputs * width], &mut self.tokens);
-        widen(token_type, &bytes[skipped * width..], &mut self.labels);
+        widen(token_type, &bytes[..inputs * width], &mut self.tokens, complement);
+        widen(token_type, &bytes[skipped * width..], &mut self.labels, |_| IGNORED);
     }
 
     /// Appends the position ids of a sample whose documents begin at `starts`, ascending.
@@ -71,8 +74,14 @@ impl Batch {
     }
 }
 
-/// Appends little-endian ids as i64; the loops have known lengths, so that they are vectorised.
-fn widen(token_type: TokenType, bytes: &[u8], into: &mut Vec<i64>) {
+/// The id of a token that is stored as one that no loss counts.
+fn complement(stored: i32) -> i64 {
+    i64::from(!stored)
+}
+
+/// Appends little-endian ids as i64, masked ones as `masked` has them; the loops have known lengths, so that they are
+/// vectorised.
+fn widen(token_type: TokenType, bytes: &[u8], into: &mut Vec<i64>, masked: impl Fn(i32) -> i64) {
     match token_type {
         TokenType::U16 => {
             into.extend(bytes.chunks_exact(2).map(|b| i64::from(u16::from_le_bytes([b[0], b[1]]))));
@@ -82,6 +91,10 @@ fn widen(token_type: TokenType, bytes: &[u8], into: &mut Vec<i64>) {
                 bytes.chunks_exact(4).map(|b| i64::from(u32::from_le_bytes([b[0], b[1], b[2], b[3]]))),
             );
         }
+        TokenType::I32Masked => into.extend(bytes.chunks_exact(4).map(|b| {
+            let stored = i32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+            if stored < 0 { masked(stored) } else { i64::from(stored) }
+        })),
     }
 }
 
@@ -104,6 +117,17 @@ mod tests {
                 (&[10, 11, 12, 13][..], &[11, 12, 13, 14][..])
             );
         }
+    }
+
+    #[test]
+    fn what_no_loss_counts_is_an_input_and_no_label() {
+        let ids: Vec<u8> = [10_i32, !11, !12, 13, 14].into_iter().flat_map(i32::to_le_bytes).collect();
+        let mut batch = Batch::default();
+        batch.push_tokens(TokenType::I32Masked, &ids, 0, 4);
+        assert_eq!(
+            (&batch.tokens[..], &batch.labels[..]),
+            (&[10, 11, 12, 13][..], &[IGNORED, IGNORED, 13, 14][..])
+        );
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use eagleray_base::{Error, Result, crc32c};
 use eagleray_order::digest::{order_digest, token_digest};
 
+use crate::batch::IGNORED;
+
 /// The arrays of a batch that its digests cover; `tokens` and `labels` are `b × S`, row-major.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrays<'a> {
@@ -43,8 +45,8 @@ pub fn batch_digests(arrays: &Arrays<'_>) -> Result<(u64, u64)> {
         let row = i * sequence_length..(i + 1) * sequence_length;
         bytes.clear();
         let mut seen = 0;
-        for values in [&arrays.tokens[row.clone()], &arrays.labels[row]] {
-            seen = values.iter().fold(seen, |seen, value| seen | value);
+        for (values, unseen) in [(&arrays.tokens[row.clone()], 0), (&arrays.labels[row], IGNORED)] {
+            seen = values.iter().filter(|value| **value != unseen).fold(seen, |seen, value| seen | value);
             bytes.extend(values.iter().flat_map(|&value| (value as u32).to_le_bytes()));
         }
         if u32::try_from(seen).is_err() {
@@ -79,6 +81,23 @@ mod tests {
         let (first, second, both) = (part(0..1), part(1..2), part(0..2));
         assert_eq!(both, (first.0.wrapping_add(second.0), first.1.wrapping_add(second.1)));
         assert_eq!(part(1..1), (0, 0));
+    }
+
+    #[test]
+    fn a_label_that_is_left_out_is_part_of_the_digest() {
+        let label = |label: i64| {
+            let arrays = Arrays {
+                tokens: &[1],
+                labels: &[label],
+                positions: &[0],
+                source: &[0],
+                epoch: &[0],
+                index: &[0],
+            };
+            batch_digests(&arrays).map(|(_, tokens)| tokens)
+        };
+        assert_ne!(label(IGNORED).unwrap(), label(5).unwrap());
+        assert!(label(-1).is_err());
     }
 
     #[test]

@@ -60,7 +60,7 @@ fn decode(packed: Vec<u8>) -> Result<Vec<u8>> {
 fn parse(plain: Vec<u8>, mut each: impl FnMut(&str)) -> Result<()> {
     let mut reader = Jsonl::new(Box::new(Cursor::new(plain)), "memory".to_owned(), "text");
     while let Some(record) = reader.next()? {
-        if let Record::Document { text } = record {
+        if let Record::Document { text, .. } = record {
             each(text);
         }
     }

@@ -28,6 +28,7 @@ mod run_file;
 use eagleray_base::{Digest, Error, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::chat;
 use crate::format::TokenType;
 use crate::reader::Piece;
 
@@ -68,6 +69,9 @@ pub struct Settings {
     pub shuffle_key: String,
     /// The field of a record that holds the text; dots reach into objects.
     pub text_field: String,
+    /// How conversations are read, where records hold some instead of text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chat: Option<chat::Settings>,
     /// What becomes of long documents.
     pub long_documents: LongDocuments,
     /// Documents with more tokens are long.
@@ -81,7 +85,7 @@ pub struct Settings {
 impl Settings {
     /// How tokens are stored.
     pub const fn token_type(&self) -> TokenType {
-        TokenType::for_vocabulary(self.vocab_size)
+        if self.chat.is_some() { TokenType::I32Masked } else { TokenType::for_vocabulary(self.vocab_size) }
     }
 }
 

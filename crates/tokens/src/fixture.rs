@@ -67,6 +67,7 @@ pub fn write_dataset(store: &Store, options: &Options, shards: &[Vec<Vec<u32>>])
         vocab_size: options.vocab_size,
         eod_id: options.eod_id,
         token_bytes: token_type.bytes() as u32,
+        loss_mask: false,
         tokens: written.iter().map(|(shard, _)| shard.tokens).sum(),
         documents: written.iter().map(|(shard, _)| shard.documents).sum(),
         shards,

@@ -22,6 +22,18 @@ pub enum TokenType {
     U16,
     /// Four bytes, signed; ids are never negative.
     I32,
+    /// As `I32`, with a loss mask: a token that no loss counts is stored as its id's complement, `-1 - id`.
+    I32Masked,
+}
+
+/// What stands in a document's ids, while they are made, for `id` as a token that no loss counts.
+pub const fn uncounted(id: u32) -> u32 {
+    !id
+}
+
+/// The id of a token, whether a loss counts it or not.
+pub const fn id_of(stored: u32) -> u32 {
+    if (stored as i32) < 0 { !stored } else { stored }
 }
 
 impl TokenType {
@@ -46,7 +58,7 @@ impl TokenType {
     pub const fn bytes(self) -> usize {
         match self {
             Self::U16 => 2,
-            Self::I32 => 4,
+            Self::I32 | Self::I32Masked => 4,
         }
     }
 
@@ -59,7 +71,7 @@ impl TokenType {
     pub const fn megatron_code(self) -> u8 {
         match self {
             Self::U16 => 8,
-            Self::I32 => 4,
+            Self::I32 | Self::I32Masked => 4,
         }
     }
 
@@ -70,17 +82,17 @@ impl TokenType {
                 debug_assert!(u16::try_from(id).is_ok());
                 (id as u16).to_le_bytes()
             })),
-            Self::I32 => into.extend(ids.iter().flat_map(|&id| id.to_le_bytes())),
+            Self::I32 | Self::I32Masked => into.extend(ids.iter().flat_map(|&id| id.to_le_bytes())),
         }
     }
 
-    /// Appends the ids stored in `bytes`; a trailing part of a token is left out.
+    /// Appends the ids stored in `bytes`, masked ones as they are stored; a trailing part of a token is left out.
     pub fn decode(self, bytes: &[u8], into: &mut Vec<u32>) {
         match self {
             Self::U16 => {
                 into.extend(bytes.chunks_exact(2).map(|b| u32::from(u16::from_le_bytes([b[0], b[1]]))));
             }
-            Self::I32 => {
+            Self::I32 | Self::I32Masked => {
                 into.extend(bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])));
             }
         }

@@ -22,10 +22,12 @@
 //! ```
 //!
 //! Map: [`reader`] raw objects → documents · [`tokenizer`] text → ids, one trait over two engines ·
+//! [`chat`] conversations → ids, by the tokenizer's template, with a loss mask ·
 //! [`build`] plan, map, reduce, finish: the parallel build · [`format`] what lies on the store, byte by
 //! byte · [`dataset`] open, locate, verify · [`corpus`] files → a corpus with documents held out · [`fixture`] small datasets for tests.
 
 pub mod build;
+pub mod chat;
 pub mod corpus;
 pub mod dataset;
 pub mod fixture;

@@ -53,6 +53,8 @@ pub enum Compression {
 pub enum Record<'a> {
     /// A document.
     Document {
+        /// Where it begins in the object, after decompression.
+        offset: u64,
         /// Its text.
         text: &'a str,
     },
@@ -165,7 +167,10 @@ pub fn detect(path: &str, stated: Option<&str>) -> Result<(Format, Compression)>
     }
 }
 
-/// Opens a piece.
+/// In the place of a text field: a document is the whole record, as JSON.
+pub const WHOLE_RECORD: &str = "";
+
+/// Opens a piece; `text_field` is a key, keys with dots between, or [`WHOLE_RECORD`].
 ///
 /// # Errors
 /// As the store.

@@ -157,6 +157,23 @@ impl Definition {
         added.filter_map(|entry| entry.get("content")?.as_str())
     }
 
+    /// The contents of the special ones among them.
+    pub(crate) fn special_tokens(&self) -> impl Iterator<Item = &str> {
+        let added = self.json.get("added_tokens").and_then(Value::as_array).into_iter().flatten();
+        let special = added.filter(|entry| entry.get("special").and_then(Value::as_bool) == Some(true));
+        special.filter_map(|entry| entry.get("content")?.as_str())
+    }
+
+    /// Loads Hugging Face's engine for text that a template made: special tokens in it are what they stand for.
+    ///
+    /// # Errors
+    /// `Invalid` where the engine does not support this tokenizer.
+    pub(crate) fn load_for_templates(&self) -> Result<tokenizers::Tokenizer> {
+        let HuggingFace(mut inner) = self.load_tokenizers()?;
+        inner.set_encode_special_tokens(false);
+        Ok(inner)
+    }
+
     /// Loads the engine with this name.
     ///
     /// # Errors

@@ -25,6 +25,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 from eagleray import _core
 from eagleray._commit import ENGINE
 
+from .flat import FlatPart
 from .storage import StoreReader, StoreWriter, WrittenFile
 
 State = dict[str, Any]
@@ -147,6 +148,8 @@ def stage(state: State) -> State:
     """A copy of `state` in host memory; shards stay shards (`DTensor.from_local` would move them back)."""
 
     def copy(value: Any) -> Any:
+        if isinstance(value, FlatPart):
+            return value.staged()
         if isinstance(value, dict):
             return {name: copy(inner) for name, inner in value.items()}
         return value.detach().to("cpu", copy=True) if isinstance(value, torch.Tensor) else value

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -72,6 +72,26 @@ def start(model: nn.Module, config: HuggingfaceConfig, seed: int, device: torch.
     if weights is not None:
         tied = {name for names in _by_parameter(model) for name in names}
         weights.require_taken(tied)
+
+
+def filler(model: nn.Module, config: HuggingfaceConfig, seed: int) -> Callable[[str, torch.Size, int, Tensor], None]:
+    """Gives values of a parameter, from one of them on in row-major order, into a flat tensor."""
+    weights = Weights(config, str(model.base_model_prefix)) if config.files else None
+    if weights is not None:
+        weights.require_taken({name for names in _by_parameter(model) for name in names})
+
+    def fill(name: str, shape: torch.Size, start: int, into: Tensor) -> None:
+        row = math.prod(shape[1:])
+        rows = range(start // row, -(-(start + into.numel()) // row))
+        if weights is None:
+            found = initial_value(config, name, shape, seed)[rows.start : rows.stop]
+        else:
+            found = torch.empty((len(rows), *shape[1:]))
+            weights.read(name, shape, rows, found)
+        begin = start - rows.start * row
+        into.copy_(found.flatten()[begin : begin + into.numel()])
+
+    return fill
 
 
 def initial_value(config: HuggingfaceConfig, name: str, shape: torch.Size, seed: int) -> Tensor:

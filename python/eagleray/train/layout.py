@@ -16,7 +16,7 @@ AXES = ("pp", "dp_replicate", "dp_shard", "cp", "tp")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """`train.strategy`, decided: `ddp`, `fsdp2`, or `mesh` with its axes."""
+    """`train.strategy`, decided: `ddp`, `fsdp2`, `zero3`, or `mesh` with its axes."""
 
     kind: str
     pp: int = 1
@@ -54,7 +54,7 @@ class Layout:
         """The axes of a world; ranks beyond the product of a mesh are further replicas."""
         if self.kind == "ddp":
             return Axes(dp_replicate=world)
-        if self.kind == "fsdp2":
+        if self.kind in ("fsdp2", "zero3"):
             return Axes(dp_shard=world)
         replicas, rest = divmod(world, self.mesh_size)
         if rest != 0:

@@ -22,9 +22,8 @@ from .heading import Heading
 from .ledger import StepWatch
 from .resume import superseded
 from .saver import Saver
-from .state import ModelAndOptimizer
 from .steps import StepReader, record_step
-from .strategy import Done, Flow, build_optimizer, spread
+from .strategy import Done, Flow, spread
 from .totals import Totals
 from .validation import validate
 
@@ -69,17 +68,16 @@ class Loop:
                 sequence_length=plan.sequence_length,
                 schedule=plan.pipeline,
             ),
+            deepspeed=plan.deepspeed,
         )
         optimizer = plan.optimizer
-        self.optimizer = build_optimizer(
-            self.spread.model.named_parameters(),
+        self.optimizer = self.spread.optimizer(
             lr=optimizer.lr,
             betas=optimizer.betas,
             eps=optimizer.eps,
             weight_decay=optimizer.weight_decay,
         )
-        held = ModelAndOptimizer(model=self.spread.model, optimizer=self.optimizer)
-        self.saver = Saver(context, held, self.stream, self.step, self.heading)
+        self.saver = Saver(context, self.spread.held(self.optimizer), self.stream, self.step, self.heading)
 
     @property
     def batch(self) -> int:

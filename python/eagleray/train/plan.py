@@ -138,6 +138,7 @@ class Plan:
     model: AnyModel | None
     function: str | None
     script: Script | None
+    deepspeed: Mapping[str, Any] | None
     optimizer: Optimizer
     sources: tuple[Source, ...]
     validation: tuple[Validation, ...]
@@ -237,6 +238,7 @@ def plan_from(resolved: Mapping[str, Any], datasets: Mapping[str, Mapping[str, s
         model=model,
         function=train.get("function"),
         script=None if script is None else Script.from_resolved(script),
+        deepspeed=train.get("deepspeed"),
         optimizer=Optimizer(
             lr=optimizer["lr"],
             betas=(optimizer["betas"][0], optimizer["betas"][1]),

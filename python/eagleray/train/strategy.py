@@ -2,6 +2,7 @@
 
     ddp      replicas: DistributedDataParallel
     fsdp2    shards over all ranks: fully_shard
+    zero3    the same by DeepSpeed (`zero`)
     mesh     {pp, dp_replicate, dp_shard, tp}: a pipeline of stages, each sharded over its readers, each tensor in parts
 
 The loop never asks which strategy runs. All average gradients over the ranks that read other samples, so the loop
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,7 @@ from .layout import AXES, Axes, Layout
 from .model import Llama, initialise, sample_losses
 from .model_config import AnyModel, HuggingfaceConfig
 from .recompute import recompute
+from .state import Held, ModelAndOptimizer
 from .tensor_parallel import split_tensors
 
 
@@ -85,6 +87,14 @@ class Spread:
     def parameters(self) -> list[nn.Parameter]:
         """Trained parameters of this rank; shards of them where they are sharded."""
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    def optimizer(self, **settings: Any) -> torch.optim.Optimizer:
+        """What updates the model; `settings` are those of `build_optimizer`."""
+        return build_optimizer(self.model.named_parameters(), **settings)
+
+    def held(self, optimizer: torch.optim.Optimizer) -> Held:
+        """What checkpoints hold of the model and its optimizer."""
+        return ModelAndOptimizer(model=self.model, optimizer=optimizer)
 
     def clip(self, max_norm: float | None) -> float:
         """Clips gradients in place by their global norm, which it returns (before clipping)."""
@@ -166,16 +176,24 @@ def spread(
     device: torch.device,
     recomputed: str = "none",
     flow: Flow | None = None,
+    deepspeed: Mapping[str, Any] | None = None,
 ) -> Spread:
     """Builds the model, starts it from `seed` and spreads it over the default process group.
 
-    `recomputed` is `none`, `selective` or `full`. `flow` is needed where `layout` has pipeline stages.
+    `recomputed` is `none`, `selective` or `full`. `flow` is needed where `layout` has pipeline stages, `deepspeed`,
+    its whole configuration, under `zero3`.
     """
     world = dist.get_world_size()
     axes = layout.over(world)
     if axes.cp > 1:
         raise _core.InvalidError("`train.strategy` with `cp` is not available in this build; put `tp` or `pp` there")
     bf16 = precision == "bf16"
+    if layout.kind == "zero3":
+        from .zero import spread_zero3
+
+        if deepspeed is None:
+            raise _core.InternalError("`zero3` needs DeepSpeed's configuration")
+        return spread_zero3(config, axes, deepspeed, seed=seed, device=device, recomputed=recomputed)
     if isinstance(config, HuggingfaceConfig):
         return _spread_huggingface(layout, config, axes, seed=seed, bf16=bf16, device=device, recomputed=recomputed)
     if layout.kind == "ddp":
@@ -297,9 +315,14 @@ def build_optimizer(
     """AdamW over named parameters; matrices decay, norms do not. On a GPU it is one kernel."""
     named = [(name, parameter) for name, parameter in parameters if parameter.requires_grad]
     groups = [
-        {"params": [parameter for _, parameter in named if parameter.dim() >= 2], "weight_decay": weight_decay},
-        {"params": [parameter for _, parameter in named if parameter.dim() < 2], "weight_decay": 0.0},
+        {"params": [parameter for _, parameter in named if _is_matrix(parameter)], "weight_decay": weight_decay},
+        {"params": [parameter for _, parameter in named if not _is_matrix(parameter)], "weight_decay": 0.0},
     ]
     fused = all(parameter.device.type == "cuda" for _, parameter in named)
     given = [group for group in groups if group["params"]]
     return torch.optim.AdamW(given, lr=lr, betas=betas, eps=eps, fused=fused)
+
+
+def _is_matrix(parameter: nn.Parameter) -> bool:
+    # What DeepSpeed has taken apart is flat, and knows what it was.
+    return len(getattr(parameter, "ds_shape", parameter.shape)) >= 2

@@ -70,6 +70,7 @@ fn check_source(checks: &mut Checks<'_>, name: &str, source: &Text) {
     );
     check_documents(checks, &at("documents"), source.documents.as_ref());
     check_field(checks, &at("text"), &source.text);
+    check_chat(checks, &owner, source.chat.as_deref(), source.documents.is_some());
     if let Some(function) = source.ray_data.as_deref().filter(|function| !is_python_name(function)) {
         let message = format!("`{function}` names no function");
         checks.report(&at("ray_data"), message, "write `package.module:function`");
@@ -104,6 +105,16 @@ fn check_field(checks: &mut Checks<'_>, path: &[&str], field: &str) {
         format!("`{field}` is not a field"),
         "write `text`, or a dotted path such as `body.text`",
     );
+}
+
+/// A conversation is what records of `documents` have instead of a text.
+fn check_chat(checks: &mut Checks<'_>, owner: &[&str], chat: Option<&str>, has_documents: bool) {
+    let Some(field) = chat else { return };
+    let path = [owner, &["chat"]].concat();
+    check_field(checks, &path, field);
+    checks.require(has_documents, &path, "`chat` has no effect without `documents`", "remove it");
+    let both = checks.written(&[owner, &["text"]].concat());
+    checks.require(!both, &path, "a source has `text` or `chat`, not both", "keep `chat` for conversations");
 }
 
 fn check_weights(checks: &mut Checks<'_>, data: &Data) {
@@ -182,6 +193,8 @@ fn check_validation(checks: &mut Checks<'_>, name: &str, validation: &Validation
     );
     check_documents(checks, &at("documents"), validation.documents.as_ref());
     check_field(checks, &at("text"), &validation.text);
+    let owner = ["data", "validation", name];
+    check_chat(checks, &owner, validation.chat.as_deref(), validation.documents.is_some());
     checks.range(validation.every_steps >= 1, &at("every_steps"), validation.every_steps, "1 step or more");
     checks.range(validation.samples >= 1, &at("samples"), validation.samples, "1 sample or more");
 }

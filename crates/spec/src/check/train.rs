@@ -1,9 +1,9 @@
 //! Checks of `train` and `checkpoint`.
 
 use super::{Checks, is_python_name};
-use crate::mesh;
 use crate::types::train::{Launcher, Mesh, Optimizer, Schedule, Train};
 use crate::types::{Model, RunSpec, Strategy};
+use crate::{deepspeed, mesh};
 
 pub(super) fn check(checks: &mut Checks<'_>, spec: &RunSpec) {
     let train = &spec.train;
@@ -13,6 +13,11 @@ pub(super) fn check(checks: &mut Checks<'_>, spec: &RunSpec) {
     check_numbers(checks, train);
     if let Strategy::Mesh(mesh) = train.strategy {
         check_mesh(checks, spec, &mesh);
+    }
+    for fault in train.deepspeed.iter().flat_map(deepspeed::faults) {
+        let below = fault.path.iter().map(String::as_str);
+        let path: Vec<&str> = ["train", "deepspeed"].into_iter().chain(below).collect();
+        checks.report(&path, fault.message, fault.hint);
     }
     let keep = &spec.checkpoint.keep;
     checks.range(keep.last >= 1, &["checkpoint", "keep", "last"], keep.last, "1 or more");

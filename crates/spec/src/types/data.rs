@@ -15,6 +15,9 @@ pub struct Data {
     /// `<|end_of_text|>`, `</s>` and `<eos>` that there is where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end_of_document: Option<String>,
+    /// The Jinja template of `chat` sources; that of the tokenizer's folder where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chat_template: Option<Location>,
     /// The tokens of one sample.
     pub sequence_length: u32,
     /// How documents fill samples: `concat` cuts them one after the other, `best_fit` keeps them whole.
@@ -62,6 +65,9 @@ pub struct Text {
     /// The field that holds the text, or a dotted path to it.
     #[serde(default = "text_field")]
     pub text: String,
+    /// Instead of `text`, the field that holds a conversation: a list of `{role, content}`. Only what the assistant says is learned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chat: Option<String>,
     /// How the objects are read; by their names where it is left out.
     #[serde(default)]
     pub format: Option<Format>,
@@ -94,6 +100,9 @@ pub struct Validation {
     /// The field that holds the text, or a dotted path to it.
     #[serde(default = "text_field")]
     pub text: String,
+    /// Instead of `text`, the field that holds a conversation: a list of `{role, content}`. Only what the assistant says is learned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chat: Option<String>,
     /// How the objects are read; by their names where it is left out.
     #[serde(default)]
     pub format: Option<Format>,

@@ -51,6 +51,9 @@ pub struct Train {
     /// How many failures in a row, without a step further in between, the run survives; lost nodes of a run that gets on cost nothing.
     #[serde(default = "max_failures")]
     pub max_failures: u32,
+    /// What stands over the generated configuration of `DeepSpeed` under `zero3`: how it gathers and reduces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deepspeed: Option<serde_json::Map<String, serde_json::Value>>,
     /// Your own script, started on every worker.
     #[serde(default)]
     pub script: Option<Script>,

@@ -184,6 +184,7 @@ fn manifest_of(plan: &Plan, written: &[ReduceStats]) -> Manifest {
         vocab_size: plan.settings.vocab_size,
         eod_id: plan.settings.eod_id,
         token_bytes: plan.settings.token_type().bytes() as u32,
+        loss_mask: plan.settings.chat.is_some(),
         tokens: written.iter().map(|shard| shard.tokens).sum(),
         documents: written.iter().map(|shard| shard.documents).sum(),
         shards,

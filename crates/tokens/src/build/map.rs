@@ -6,9 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use super::run_file::{DocumentHash, RunBuilder};
 use super::{LongDocuments, MapTask, Settings, from_json, paths, to_json};
-use crate::format::TokenType;
+use crate::chat::{Chat, Rendered};
+use crate::format::{TokenType, uncounted};
 use crate::reader::{self, Piece, Record};
-use crate::tokenizer::{self, Tokenizer};
+use crate::tokenizer::{self, Definition, Tokenizer};
 
 /// Bytes held before a run is written; bounds a task's memory whatever the object's size.
 const RUN_BYTES: usize = 64 << 20;
@@ -68,7 +69,14 @@ pub fn run_map(task: &MapTask) -> Result<MapStats> {
     }
     let settings = &task.settings;
     let tokenizer = tokenizer::cached(&work, paths::TOKENIZER, settings.tokenizer_hash, &settings.engine)?;
-    let mut mapper = Mapper::new(work, task, tokenizer.as_ref());
+    let chat = match &settings.chat {
+        Some(chat) => {
+            let place = work.url_of(paths::TOKENIZER);
+            Some(Chat::new(chat, &Definition::parse(work.get(paths::TOKENIZER)?, &place)?)?)
+        }
+        None => None,
+    };
+    let mut mapper = Mapper::new(work, task, tokenizer.as_ref(), chat.as_ref());
     for piece in &task.pieces {
         let store = Store::open(&piece.root)?;
         let read = mapper.piece(&store, piece);
@@ -84,6 +92,7 @@ struct Mapper<'a> {
     settings: &'a Settings,
     token_type: TokenType,
     tokenizer: &'a dyn Tokenizer,
+    chat: Option<&'a Chat>,
     key: [u8; 32],
     run: RunBuilder,
     ids: Vec<u32>,
@@ -91,13 +100,14 @@ struct Mapper<'a> {
 }
 
 impl<'a> Mapper<'a> {
-    fn new(work: Store, task: &'a MapTask, tokenizer: &'a dyn Tokenizer) -> Self {
+    fn new(work: Store, task: &'a MapTask, tokenizer: &'a dyn Tokenizer, chat: Option<&'a Chat>) -> Self {
         let settings = &task.settings;
         Self {
             work,
             settings,
             token_type: settings.token_type(),
             tokenizer,
+            chat,
             key: *Digest::of(settings.shuffle_key.as_bytes()).as_bytes(),
             run: RunBuilder::new(settings.shards),
             ids: Vec::new(),
@@ -107,10 +117,17 @@ impl<'a> Mapper<'a> {
 
     fn piece(&mut self, store: &Store, piece: &Piece) -> Result<()> {
         let url = store.url_of(&piece.path);
-        let mut reader = reader::open(store, piece, &self.settings.text_field)?;
+        let field = if self.chat.is_some() { reader::WHOLE_RECORD } else { &self.settings.text_field };
+        let mut reader = reader::open(store, piece, field)?;
         while let Some(record) = reader.next()? {
             match record {
-                Record::Document { text } => self.document(text)?,
+                Record::Document { offset, text } => match self.chat {
+                    None => self.document(text)?,
+                    Some(chat) => match chat.render(text) {
+                        Ok(rendered) => self.conversation(chat, &rendered)?,
+                        Err(reason) => self.bad(&url, offset, reason),
+                    },
+                },
                 Record::Bad { offset, reason } => self.bad(&url, offset, reason),
             }
         }
@@ -124,7 +141,19 @@ impl<'a> Mapper<'a> {
         }
         self.ids.clear();
         self.tokenizer.encode(text, &mut self.ids)?;
-        self.ids.push(self.settings.eod_id);
+        self.take(text, self.settings.eod_id)
+    }
+
+    fn conversation(&mut self, chat: &Chat, rendered: &Rendered) -> Result<()> {
+        self.ids.clear();
+        chat.encode(rendered, &mut self.ids)?;
+        // The assistant's last word ends a turn; that nothing comes after is not for it to say.
+        self.take(&rendered.text, uncounted(self.settings.eod_id))
+    }
+
+    /// Takes what `self.ids` hold of `text` into the run, ended by `eod`.
+    fn take(&mut self, text: &str, eod: u32) -> Result<()> {
+        self.ids.push(eod);
         let limit = self.settings.sequence_length as usize;
         if self.ids.len() > limit {
             self.stats.long += 1;
@@ -137,7 +166,7 @@ impl<'a> Mapper<'a> {
                 LongDocuments::Truncate => {
                     self.stats.long_truncated += 1;
                     self.ids.truncate(limit.saturating_sub(1));
-                    self.ids.push(self.settings.eod_id);
+                    self.ids.push(eod);
                 }
             }
         }

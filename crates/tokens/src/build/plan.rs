@@ -11,6 +11,7 @@ use super::{
     BUILD_VERSION, LongDocuments, MapTask, Plan, RawObject, ReduceTask, Settings, from_json, paths, to_json,
 };
 use crate::Dataset;
+use crate::chat;
 use crate::format::manifest;
 use crate::reader::{Compression, Format, Piece};
 use crate::tokenizer::{self, Definition};
@@ -52,6 +53,8 @@ struct KeyParts<'a> {
     eod_id: u32,
     shuffle_key: &'a str,
     text_field: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    chat: Option<&'a chat::Settings>,
     format: Option<&'a str>,
     long_documents: LongDocuments,
     /// Only where it matters: documents kept whole do not depend on it.
@@ -131,12 +134,21 @@ fn documents(source: &Source, name: &str, role: Role, definition: &Definition, d
     let built = Store::open(&data.built)?;
     let inputs = inputs::find(&source.documents, source.format.as_deref(), &built)?;
     let text_field = source.text.as_ref().unwrap_or(&data.text_default);
-    let build_key = build_key(&inputs, source, text_field, definition, eod_id, data)?;
-    let done = find_done(&built, build_key)?;
-    let engine = if done.is_some() { String::new() } else { choose_engine(definition)? };
-    let work = built.child(&paths::work(build_key, &engine));
-    let mut settings = settings(data, text_field, definition, eod_id, engine);
+    let mut settings = settings(data, text_field, definition, eod_id, String::new());
     settings.shards = num_shards(&inputs);
+    settings.chat = match &source.chat {
+        Some(field) => Some(chat::Settings::read(field, &data.tokenizer, data.chat_template.as_deref())?),
+        None => None,
+    };
+    let build_key = build_key(&inputs, source, &settings, data)?;
+    let done = find_done(&built, build_key)?;
+    settings.engine = match (done, &settings.chat) {
+        (Some(_), _) => String::new(),
+        // Where each token begins in the text is known to this one alone.
+        (None, Some(_)) => tokenizer::TOKENIZERS.to_owned(),
+        (None, None) => choose_engine(definition)?,
+    };
+    let work = built.child(&paths::work(build_key, &settings.engine));
     let mut plan = Plan {
         source: name.to_owned(),
         role,
@@ -188,6 +200,7 @@ fn settings(data: &Data, text_field: &str, definition: &Definition, eod_id: u32,
         eod_id,
         shuffle_key: data.shuffle_key.clone(),
         text_field: text_field.to_owned(),
+        chat: None,
         long_documents: data.long_documents,
         sequence_length: data.sequence_length,
         bad_fraction_max: data.bad_records.max_fraction,
@@ -195,21 +208,15 @@ fn settings(data: &Data, text_field: &str, definition: &Definition, eod_id: u32,
     }
 }
 
-fn build_key(
-    inputs: &[Input],
-    source: &Source,
-    text_field: &str,
-    definition: &Definition,
-    eod_id: u32,
-    data: &Data,
-) -> Result<Digest> {
+fn build_key(inputs: &[Input], source: &Source, settings: &Settings, data: &Data) -> Result<Digest> {
     let parts = KeyParts {
         build_version: BUILD_VERSION,
         layout: [MAP_BYTES, MAP_PIECES_MAX as u64, SHARD_BYTES, SHARDS_MAX, COMPRESSION_RATIO],
-        tokenizer: definition.hash(),
-        eod_id,
+        tokenizer: settings.tokenizer_hash,
+        eod_id: settings.eod_id,
         shuffle_key: &data.shuffle_key,
-        text_field,
+        text_field: &settings.text_field,
+        chat: settings.chat.as_ref(),
         format: source.format.as_deref(),
         long_documents: data.long_documents,
         sequence_length: (data.long_documents != LongDocuments::Split).then_some(data.sequence_length),

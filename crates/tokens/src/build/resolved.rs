@@ -43,6 +43,8 @@ pub(super) struct Data {
     pub(super) bad_records: BadRecords,
     #[serde(default)]
     pub(super) end_of_document: Option<String>,
+    #[serde(default)]
+    pub(super) chat_template: Option<String>,
     pub(super) built: String,
     #[serde(default)]
     pub(super) sources: HashMap<String, Source>,
@@ -67,6 +69,8 @@ pub(super) struct Source {
     pub(super) tokens: Option<String>,
     #[serde(default)]
     pub(super) text: Option<String>,
+    #[serde(default)]
+    pub(super) chat: Option<String>,
     #[serde(default)]
     pub(super) filters: Vec<Value>,
     #[serde(default)]

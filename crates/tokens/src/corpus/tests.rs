@@ -28,7 +28,7 @@ fn texts(store: &Store, folder: &str) -> Vec<String> {
             version: None,
         };
         let mut reader = reader::open(store, &piece, "text").unwrap();
-        while let Some(Record::Document { text }) = reader.next().unwrap() {
+        while let Some(Record::Document { text, .. }) = reader.next().unwrap() {
             texts.push(text.to_owned());
         }
     }

@@ -60,6 +60,8 @@ pub struct Manifest {
     pub eod_id: u32,
     /// Bytes a token.
     pub token_bytes: u32,
+    /// Whether tokens say if a loss counts them.
+    pub loss_mask: bool,
     /// Tokens of all shards.
     pub tokens: u64,
     /// Documents of all shards.
@@ -77,6 +79,8 @@ struct Header {
     vocab_size: u64,
     eod_id: u32,
     token_bytes: u32,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    loss_mask: bool,
     block_bytes: u32,
     tokens: u64,
     documents: u64,
@@ -89,9 +93,14 @@ impl Manifest {
     /// How tokens are stored.
     ///
     /// # Errors
-    /// `Corrupt` where the width is unknown.
+    /// `Corrupt` where the width is unknown, or has no room for a loss mask.
     pub fn token_type(&self) -> Result<TokenType> {
-        TokenType::from_bytes(u64::from(self.token_bytes))
+        let plain = TokenType::from_bytes(u64::from(self.token_bytes))?;
+        match (plain, self.loss_mask) {
+            (plain, false) => Ok(plain),
+            (TokenType::I32, true) => Ok(TokenType::I32Masked),
+            _ => Err(Error::corrupt("has a loss mask in tokens of 2 bytes")),
+        }
     }
 
     /// The stored form.
@@ -107,6 +116,7 @@ impl Manifest {
             vocab_size: self.vocab_size,
             eod_id: self.eod_id,
             token_bytes: self.token_bytes,
+            loss_mask: self.loss_mask,
             block_bytes: super::BLOCK_BYTES as u32,
             tokens: self.tokens,
             documents: self.documents,
@@ -164,6 +174,7 @@ impl Manifest {
             vocab_size: header.vocab_size,
             eod_id: header.eod_id,
             token_bytes: header.token_bytes,
+            loss_mask: header.loss_mask,
             tokens: header.tokens,
             documents: header.documents,
             shards,

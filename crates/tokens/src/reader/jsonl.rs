@@ -61,6 +61,10 @@ impl Jsonl {
         if !record.is_object() {
             return Err("is JSON but not an object".to_owned());
         }
+        if self.field == super::WHOLE_RECORD {
+            self.text.push_str(line);
+            return Ok(());
+        }
         let field =
             sonic_rs::get_from_str(line, &self.keys).map_err(|_| format!("has no field `{}`", self.field))?;
         if !field.is_str() {
@@ -96,7 +100,7 @@ impl DocumentReader for Jsonl {
                 Line::Whole { range, .. } if self.lines.bytes(range.clone()).trim_ascii().is_empty() => {}
                 Line::Whole { offset, range } => {
                     return Ok(Some(match self.parse(range, offset) {
-                        Ok(()) => Record::Document { text: &self.text },
+                        Ok(()) => Record::Document { offset, text: &self.text },
                         Err(reason) => Record::Bad { offset, reason },
                     }));
                 }

@@ -10,7 +10,7 @@ fn read_all(reader: &mut dyn DocumentReader) -> Result<Vec<Result<String, (u64, 
     let mut records = Vec::new();
     while let Some(record) = reader.next()? {
         records.push(match record {
-            Record::Document { text } => Ok(text.to_owned()),
+            Record::Document { text, .. } => Ok(text.to_owned()),
             Record::Bad { offset, reason } => Err((offset, reason)),
         });
     }

@@ -41,7 +41,7 @@ impl DocumentReader for Text {
             Ok(text) => {
                 self.document = text;
                 let text = self.document.strip_prefix('\u{feff}').unwrap_or(&self.document);
-                Ok(Some(Record::Document { text }))
+                Ok(Some(Record::Document { offset: 0, text }))
             }
             Err(error) => {
                 let at = error.utf8_error().valid_up_to();

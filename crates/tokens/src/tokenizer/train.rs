@@ -88,7 +88,7 @@ impl Documents {
                 self.open.insert((reader::open(&store, &piece, &self.text_field)?, url))
             };
             match reader.next()? {
-                Some(Record::Document { text }) => return Ok(Some(text.to_owned())),
+                Some(Record::Document { text, .. }) => return Ok(Some(text.to_owned())),
                 Some(Record::Bad { offset, reason }) => {
                     return Err(Error::invalid(format!("`{url}` at byte {offset} {reason}"))
                         .with_hint("mend the record, or name the field that holds the text"));
