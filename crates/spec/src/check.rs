@@ -10,7 +10,8 @@ mod train;
 use crate::problem;
 use crate::problem::Problem;
 use crate::read::{Read, show_path};
-use crate::types::{Model, RunSpec, VERSION, model};
+use crate::types::values::Targets;
+use crate::types::{LlamaConfig, Lora, Model, RunSpec, VERSION, model};
 use crate::yaml::{Node, Step};
 
 /// The longest name of a run: a `RayJob` adds the number of the launch and may have 47.
@@ -183,7 +184,15 @@ fn check_model(checks: &mut Checks<'_>, model: &Model) {
         };
         checks.report(&["model", "preset"], format!("`{name}` is not a preset"), hint);
     }
-    let Some(config) = &model.config else { return };
+    if let Some(lora) = &model.lora {
+        check_lora(checks, model, lora);
+    }
+    if let Some(config) = &model.config {
+        check_shape(checks, config);
+    }
+}
+
+fn check_shape(checks: &mut Checks<'_>, config: &LlamaConfig) {
     let sizes = [
         ("vocab_size", config.vocab_size.unwrap_or(1)),
         ("hidden_size", config.hidden_size),
@@ -232,6 +241,29 @@ fn check_model(checks: &mut Checks<'_>, model: &Model) {
             &["model", "config", "num_kv_heads"],
             message,
             "every key head serves an equal number of heads",
+        );
+    }
+}
+
+fn check_lora(checks: &mut Checks<'_>, model: &Model, lora: &Lora) {
+    let at = |key| ["model", "lora", key];
+    checks.require(
+        model.huggingface.is_some(),
+        &["model", "lora"],
+        "`lora` needs `huggingface`",
+        "adapters stand beside weights that are trained already: name their folder, or remove `lora`",
+    );
+    checks.range(lora.rank >= 1, &at("rank"), lora.rank, "1 or more");
+    let alpha = lora.alpha.unwrap_or(1.0);
+    checks.range(alpha > 0.0 && alpha.is_finite(), &at("alpha"), alpha, "a number above 0");
+    checks.range((0.0..1.0).contains(&lora.dropout), &at("dropout"), lora.dropout, "0 or more and below 1");
+    if let Targets::Named(names) = &lora.targets {
+        let named = !names.is_empty() && names.iter().all(|name| !name.is_empty());
+        checks.require(
+            named,
+            &at("targets"),
+            "a target has no name",
+            "write `all-linear`, or names of layers: `[q_proj, v_proj]`",
         );
     }
 }

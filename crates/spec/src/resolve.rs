@@ -11,8 +11,10 @@ use crate::problem::Problems;
 use crate::read::{self, Source};
 use crate::resolved::{self, Resolved};
 use crate::types::data::{Data, Text, Validation};
-use crate::types::values::{Every, Location, OneOrMany};
-use crate::types::{Metrics, Model, NamedStrategy, Optimizer, RunSpec, Schedule, Strategy, Train, model};
+use crate::types::values::{Every, Location, OneOrMany, Targets};
+use crate::types::{
+    Lora, Metrics, Model, NamedStrategy, Optimizer, RunSpec, Schedule, Strategy, Train, model,
+};
 use crate::yaml::Node;
 
 /// The memory that `auto` takes a device to have for a model's state: half of an 80 GB accelerator.
@@ -181,7 +183,7 @@ impl Resolver<'_> {
     fn model(&mut self, spec: &Model) -> resolved::Model {
         if let Some(path) = &spec.huggingface {
             let path = self.location(&["model", "huggingface"], path);
-            return resolved::Model::Huggingface { path, config: None };
+            return resolved::Model::Huggingface { path, config: None, lora: spec.lora.as_ref().map(lora) };
         }
         let shape = spec.config.clone().or_else(|| model::preset(spec.preset.as_deref().unwrap_or_default()));
         // An unknown preset has been reported; any shape will do until that report is given.
@@ -311,6 +313,17 @@ fn clean(path: &Path) -> String {
         }
     }
     cleaned.to_string_lossy().into_owned()
+}
+
+/// What may be left out filled in, and names in an order of their own: how they were written says nothing.
+fn lora(written: &Lora) -> resolved::Lora {
+    let mut targets = written.targets.clone();
+    if let Targets::Named(names) = &mut targets {
+        names.sort();
+        names.dedup();
+    }
+    let alpha = written.alpha.unwrap_or_else(|| 2.0 * f64::from(written.rank));
+    resolved::Lora { rank: written.rank, alpha, dropout: written.dropout, targets }
 }
 
 fn tagged_strategy(strategy: Strategy) -> Value {

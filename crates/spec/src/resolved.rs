@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::types::data::{BadRecords, Filter, Format, LongDocuments, Order, Packing};
-use crate::types::values::Count;
+use crate::types::values::{Count, Targets};
 use crate::types::{Anomalies, Keep, LlamaConfig, Metrics, Pipeline, Precision, Recompute};
 
 /// What the file says it is.
@@ -177,7 +177,23 @@ pub enum Model {
         /// Its `config.json`, once the folder was read.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         config: Option<Value>,
+        /// Its adapters, where they are what is trained.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lora: Option<Lora>,
     },
+}
+
+/// Adapters of low rank.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Lora {
+    /// The inner width.
+    pub rank: u32,
+    /// The scale times the rank.
+    pub alpha: f64,
+    /// The share of inputs that is dropped.
+    pub dropout: f64,
+    /// `all-linear`, or names in rising order, each once.
+    pub targets: Targets,
 }
 
 /// How to train.
@@ -386,9 +402,20 @@ fn fixed_order(spec: &Value) -> Value {
     fixed
 }
 
-/// The model's shape. Once a folder was read it is what its config says, and no longer where it lies.
+/// The model's shape, and that of its adapters where it has some.
 fn fixed_model(spec: &Value) -> Value {
-    let model = &spec["model"];
+    let mut fixed = fixed_shape(&spec["model"]);
+    // Only where there are some, so that runs from before they could be keep their hash.
+    let lora = &spec["model"]["lora"];
+    if !lora.is_null() {
+        fixed["model.lora"] =
+            json!({"rank": lora["rank"], "alpha": lora["alpha"], "targets": lora["targets"]});
+    }
+    fixed
+}
+
+/// Once a folder was read it is what its config says, and no longer where it lies.
+fn fixed_shape(model: &Value) -> Value {
     if model["kind"] != "huggingface" || model["config"].is_null() {
         return json!({"model.kind": model["kind"], "model.config": model["config"], "model.path": model["path"]});
     }

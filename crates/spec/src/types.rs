@@ -18,7 +18,7 @@ pub use anomalies::{Anomalies, Limit, LossSpike, Rollback, Then};
 pub use cluster::{Capacity, Cluster, Cpu, Eks, EnvFrom, Group, Volume};
 pub use data::{BadRecords, Data, Filter, Format, LongDocuments, Order, Packing, Text, Validation};
 pub use metrics::{Metrics, Mlflow, Prometheus, Wandb, WandbMode};
-pub use model::{LlamaConfig, Model};
+pub use model::{LlamaConfig, Lora, Model};
 pub use train::{
     AdamW, Cosine, Mesh, NamedStrategy, Optimizer, Pipeline, Precision, Recompute, Schedule, Script,
     Strategy, Train,

@@ -54,6 +54,9 @@ macro_rules! snapshots {
 }
 
 snapshots! {
+    adapters_without_weights_to_stand_beside: with("{preset: llama-tiny}", "{preset: llama-tiny, lora: {rank: 0}}");
+    targets_that_are_no_list: with("{preset: llama-tiny}", "{huggingface: smollm, lora: {targets: q_proj}}");
+    a_target_without_a_name: with("{preset: llama-tiny}", "{huggingface: smollm, lora: {targets: []}}");
     a_misspelt_key_is_shown_with_what_was_meant: with("sequence_length", "sequence_lenght");
     an_unknown_key_far_from_all_lists_the_keys: with("  steps: 100", "  steps: 100\n  colour: red");
     a_wrong_type_says_what_it_expected: with("steps: 100", "steps: many");

@@ -200,6 +200,45 @@ fn what_this_build_lacks_is_refused_by_name() {
     insta::assert_snapshot!(error.render());
 }
 
+const ADAPTED: &str = "model={huggingface: smollm, lora: {rank: 8, targets: [v_proj, q_proj, v_proj]}}";
+
+#[test]
+fn adapters_are_resolved_with_their_scale_and_their_targets_in_order() {
+    let model = spec(SMALL, &[ADAPTED])["model"].clone();
+    let lora = json!({"rank": 8, "alpha": 16.0, "dropout": 0.0, "targets": ["q_proj", "v_proj"]});
+    assert_eq!(model, json!({"kind": "huggingface", "path": "/srv/project/smollm", "lora": lora}));
+    let model = spec(SMALL, &["model={huggingface: smollm, lora: {}}"])["model"].clone();
+    assert_eq!(model["lora"], json!({"rank": 16, "alpha": 32.0, "dropout": 0.0, "targets": "all-linear"}));
+}
+
+#[test]
+fn adapters_are_part_of_the_model_and_what_has_none_keeps_its_hash() {
+    let bare = run(SMALL, &["model={huggingface: smollm}"]).unwrap();
+    // As it was before there were adapters.
+    assert_eq!(
+        bare.model_hash.to_string(),
+        "91ce3a7cdcbe91b1d4bc9b188d27e9743dc0106fd8062fea42add21932d018ea"
+    );
+    let adapted = run(SMALL, &[ADAPTED]).unwrap();
+    let shown: Vec<String> = adapted.differences(&bare).iter().map(eagleray_spec::Difference::show).collect();
+    assert_eq!(
+        shown,
+        ["`model.lora` was null, is {\"rank\":8,\"alpha\":16.0,\"targets\":[\"q_proj\",\"v_proj\"]}"]
+    );
+    let other = run(SMALL, &[ADAPTED, "model.lora.rank=4"]).unwrap();
+    assert_ne!(other.model_hash, adapted.model_hash);
+    let config = json!({"model_type": "llama"});
+    let (one, two) = (bare.with_model_config(config.clone()), adapted.with_model_config(config));
+    assert_ne!(one.model_hash, two.model_hash);
+}
+
+#[test]
+fn dropout_in_adapters_is_refused_by_name() {
+    let dropped = run(SMALL, &["model={huggingface: smollm, lora: {dropout: 0.1}}"]).unwrap();
+    let error = dropped.refuse_unavailable(Purpose::Train).unwrap_err();
+    assert_eq!(error.message(), "`model.lora.dropout: 0.1` is not available in this build");
+}
+
 #[test]
 fn a_run_of_one_s_own_code_needs_neither_data_nor_model() {
     let text = "version: 1\nname: own\nstore: runs/own\ntrain: {function: 'mine.train:main', steps: 10}\n";

@@ -1,19 +1,19 @@
 """`python -m eagleray.checkpoint.export`: what `eagleray checkpoint export` replaces itself by.
 
 From a checkpoint to a folder that plain `transformers` loads: config, weights as safetensors, tokenizer. Tensors are
-read a file's worth at a time, the optimizer not at all, and the folder appears whole or not at all.
+read a file's worth at a time, the optimizer not at all, and the folder appears whole or not at all. Of several saves
+the folder gets the mean; of adapters the base with them in it, or the adapters alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,23 +25,25 @@ SHARD_BYTES = 5 * 10**9
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 # Families whose embedding is the head's too where their config does not say.
 _TIED_BY_DEFAULT = ("gemma3_text", "gpt2")
-_LLAMA_NAMES = (
-    ("embedding.", "model.embed_tokens."),
-    ("layers.", "model.layers."),
-    (".attention.", ".self_attn."),
-    (".attention_norm.", ".input_layernorm."),
-    (".mlp_norm.", ".post_attention_layernorm."),
-    ("head.", "lm_head."),
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Export:
-    """A checkpoint to be exported: the run's store, the save in it, and what its weights become."""
+    """A checkpoint to be exported: the run's store, the save in it, and what its weights become.
+
+    With `more` saves it is the mean of all; `adapter` leaves out the base.
+    """
 
     store_url: str
     directory: str
     dtype: str | None
+    more: tuple[str, ...] = ()
+    adapter: bool = False
+
+    @property
+    def directories(self) -> tuple[str, ...]:
+        """All saves."""
+        return (self.directory, *self.more)
 
 
 def export(source: Export, target: Path) -> dict[str, Any]:
@@ -54,11 +56,13 @@ def export(source: Export, target: Path) -> dict[str, Any]:
         raise _core.InvalidError(f"`{target}` is there already; name a folder that is not, or is empty")
     resolved = _resolved(source.store_url)
     model = resolved["spec"]["model"]
-    _core.verify(source.store_url, source.directory, (0, 1))
+    for directory in source.directories:
+        _core.verify(source.store_url, directory, (0, 1))
     target.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
-        told = _write(made, source, resolved, model)
+        told = _write_adapter(made, source, model) if source.adapter else _write(made, source, resolved, model)
+        told["beside"] = _copy_beside(made, resolved, model)
         for path in made.iterdir():
             _sync(path)
         _sync(made)
@@ -69,7 +73,7 @@ def export(source: Export, target: Path) -> dict[str, Any]:
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
         raise
-    return told | {"folder": str(target), "checkpoint": source.directory}
+    return told | {"folder": str(target), "checkpoint": source.directory, "checkpoints": list(source.directories)}
 
 
 def _resolved(store_url: str) -> dict[str, Any]:
@@ -85,48 +89,53 @@ def _resolved(store_url: str) -> dict[str, Any]:
 
 
 def _write(folder: Path, source: Export, resolved: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
-    import torch
+    from .whole import groups, whole_model
 
-    from .partial import ModelTensors
-
-    tensors = ModelTensors(source.store_url, source.directory)
+    tensors = whole_model(source.store_url, source.directories, model)
+    shapes = dict(tensors.shapes)
     ours = model["kind"] == "llama"
-    names = {name: _llama_name(name) if ours else name for name in tensors.shapes}
-    config = _llama_config(model["config"], resolved, tensors.shapes) if ours else dict(model["config"])
+    config = _llama_config(model["config"], resolved, shapes) if ours else dict(model["config"])
     if config.get("tie_word_embeddings", config["model_type"] in _TIED_BY_DEFAULT):
         # Transformers makes the head of the embedding again, as the model did.
-        names = {name: other for name, other in names.items() if other != "lm_head.weight"}
-    wanted = None if source.dtype is None else {"bf16": torch.bfloat16, "fp32": torch.float32}[source.dtype]
+        shapes.pop("lm_head.weight", None)
+    wanted = _dtype(source)
     width = 4 if wanted is None else wanted.itemsize
-    groups = list(_groups({name: tensors.shapes[name] for name in names}, width))
+    files = list(groups(shapes, width, SHARD_BYTES))
     index: dict[str, str] = {}
     total = 0
-    for number, group in enumerate(groups, start=1):
-        file = "model.safetensors" if len(groups) == 1 else f"model-{number:05}-of-{len(groups):05}.safetensors"
-        held = {names[name]: tensor.to(wanted).contiguous() for name, tensor in tensors.read(group).items()}
+    for number, group in enumerate(files, start=1):
+        file = "model.safetensors" if len(files) == 1 else f"model-{number:05}-of-{len(files):05}.safetensors"
+        held = {name: tensor.to(wanted).contiguous() for name, tensor in tensors.read(group).items()}
         _save(held, folder / file)
         total += sum(tensor.nbytes for tensor in held.values())
         index |= dict.fromkeys(held, file)
         if sys.stderr.isatty():
-            sys.stderr.write(f"\rwrote {number} of {len(groups)} files" + ("\n" if number == len(groups) else ""))
-    if len(groups) > 1:
+            sys.stderr.write(f"\rwrote {number} of {len(files)} files" + ("\n" if number == len(files) else ""))
+    tensors.require_read()
+    if len(files) > 1:
         text = json.dumps({"metadata": {"total_size": total}, "weight_map": index}, indent=2)
         (folder / "model.safetensors.index.json").write_text(text, encoding="utf-8")
     config["dtype"] = "float32" if wanted is None else str(wanted).removeprefix("torch.")
     config.pop("torch_dtype", None)
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    copied = _copy_beside(folder, resolved, model)
-    return {"tensors": len(names), "bytes": total, "files": len(groups), "beside": copied}
+    return {"tensors": len(shapes), "bytes": total, "files": len(files)}
 
 
-def _llama_name(name: str) -> str:
-    """The name that Transformers' Llama gives a parameter of the built-in model."""
-    if name.startswith("norm."):
-        return f"model.{name}"
-    for ours, theirs in _LLAMA_NAMES:
-        if name.startswith(ours) or (ours.startswith(".") and ours in name):
-            name = name.replace(ours, theirs, 1)
-    return name
+def _write_adapter(folder: Path, source: Export, model: Mapping[str, Any]) -> dict[str, Any]:
+    from .adapter import adapter_tensors, write_adapter_config
+
+    held = adapter_tensors(source.store_url, source.directory, model)
+    held = {name: tensor.to(_dtype(source)).contiguous() for name, tensor in held.items()}
+    _save(held, folder / "adapter_model.safetensors")
+    write_adapter_config(folder, list(held), model)
+    return {"tensors": len(held), "bytes": sum(tensor.nbytes for tensor in held.values()), "files": 1}
+
+
+def _dtype(source: Export) -> Any:
+    """What weights become; None where they stay as they are."""
+    import torch
+
+    return None if source.dtype is None else {"bf16": torch.bfloat16, "fp32": torch.float32}[source.dtype]
 
 
 def _llama_config(
@@ -136,7 +145,7 @@ def _llama_config(
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
-        "vocab_size": shapes["embedding.weight"][0],
+        "vocab_size": shapes["model.embed_tokens.weight"][0],
         "hidden_size": config["hidden_size"],
         "intermediate_size": config["intermediate_size"],
         "num_hidden_layers": config["num_layers"],
@@ -152,20 +161,6 @@ def _llama_config(
         "bos_token_id": None,
         "eos_token_id": None,
     }
-
-
-def _groups(shapes: Mapping[str, Sequence[int]], width: int) -> Iterator[list[str]]:
-    """Names whose tensors fit into one file each, in order; a larger tensor has a file of its own."""
-    group: list[str] = []
-    held = 0
-    for name, shape in shapes.items():
-        size = math.prod(shape) * width
-        if group and held + size > SHARD_BYTES:
-            yield group
-            group, held = [], 0
-        group.append(name)
-        held += size
-    yield group
 
 
 def _save(tensors: Mapping[str, Any], path: Path) -> None:
@@ -210,16 +205,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parses the command line, exports, and returns the exit code."""
     parser = argparse.ArgumentParser(prog="eagleray checkpoint export", description=__doc__)
     parser.add_argument("--store", required=True)
-    parser.add_argument("--directory", required=True)
+    parser.add_argument("--directory", required=True, action="append", help="several for their mean")
     parser.add_argument("--to", required=True, type=Path)
     parser.add_argument("--dtype", choices=("bf16", "fp32"))
+    parser.add_argument("--adapter", action="store_true")
     parser.add_argument("--format", choices=("text", "json"), default="text")
     parser.add_argument("--verbose", action="store_true")
     options = parser.parse_args(arguments)
     try:
-        told = export(
-            Export(store_url=options.store, directory=options.directory, dtype=options.dtype), options.to.absolute()
+        first, *more = options.directory
+        source = Export(
+            store_url=options.store,
+            directory=first,
+            more=tuple(more),
+            dtype=options.dtype,
+            adapter=options.adapter,
         )
+        told = export(source, options.to.absolute())
     except KeyboardInterrupt:
         sys.stderr.write("stopped; nothing was written\n")
         return _failure.EXIT_STOPPED
@@ -229,8 +231,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(told))
     else:
         size = f"{told['bytes'] / 2**20:.1f} MiB"
-        print(f"exported {told['checkpoint']}: {told['tensors']} tensors, {size}, in {told['folder']}")
-        print(f"  load it with `AutoModelForCausalLM.from_pretrained({told['folder']!r})`")
+        what = f"the mean of {len(told['checkpoints'])} checkpoints" if more else told["checkpoint"]
+        print(f"exported {what}: {told['tensors']} tensors, {size}, in {told['folder']}")
+        loader = "PeftModel.from_pretrained(base, " if options.adapter else "AutoModelForCausalLM.from_pretrained("
+        print(f"  load it with `{loader}{told['folder']!r})`")
     return _failure.EXIT_DONE
 
 

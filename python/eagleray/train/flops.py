@@ -36,6 +36,9 @@ def flops_per_token(config: AnyModel, sequence_length: int) -> int:
     embedding, nor norms. Attention counts in full, as if it were not causal; what is computed again does not count.
     """
     if isinstance(config, HuggingfaceConfig):
+        # Frozen weights have no gradients of their own; what adapters cost is not counted.
+        if config.lora is not None:
+            return 4 * config.weights + 12 * config.attention * sequence_length
         return 6 * config.weights + 12 * config.attention * sequence_length
     hidden, keys = config.hidden_size, config.num_kv_heads * config.head_dim
     layer = 2 * hidden * hidden + 2 * hidden * keys + 3 * hidden * config.intermediate_size

@@ -1,7 +1,8 @@
 """Causal language models of Transformers, from a folder with their config and perhaps their weights.
 
 A model is made with its parameters on `meta`, sharded, and only then given memory: each rank holds its own part and
-reads that part alone from the weights. Parameters keep the names that Transformers gives them.
+reads that part alone from the weights. Parameters keep the names that Transformers gives them. With `model.lora` all of
+them are frozen, and adapters stand beside some.
 """
 
 from __future__ import annotations
@@ -14,15 +15,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from eagleray import _core
 
+from . import lora
 from .context import Tensors
 from .model import drawn
 from .model_config import HuggingfaceConfig
-from .strategy import local
+from .parts import local, rows_of
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 # Buffers that older versions of Transformers saved; they follow from the config.
@@ -42,6 +42,8 @@ def on_meta(config: HuggingfaceConfig) -> nn.Module:
     maker: Any = AutoModelForCausalLM
     with _parameters_on_meta():
         model: nn.Module = maker.from_config(shape, attn_implementation="sdpa", dtype=torch.float32)
+    if config.lora is not None:
+        lora.inject(model, config, config.lora)
     return model
 
 
@@ -58,19 +60,24 @@ def logits(model: nn.Module, tensors: Tensors) -> Tensor:
 
 
 def start(model: nn.Module, config: HuggingfaceConfig, seed: int, device: torch.device) -> None:
-    """Gives every parameter memory on `device`, and its value: that of the folder's weights, else one drawn by name."""
+    """Gives every parameter memory on `device`, and its value: that of the folder's weights, else one drawn by name.
+
+    Adapters are always drawn by name.
+    """
     _materialise(model, device)
     weights = Weights(config, str(model.base_model_prefix)) if config.files else None
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             mine = local(parameter)
-            rows = _rows(parameter)
-            if weights is not None:
-                weights.read(name, parameter.shape, rows, mine)
+            rows = rows_of(parameter)
+            if lora.is_adapter(name):
+                mine.copy_(lora.initial_value(name, parameter.shape, seed)[rows.start : rows.stop])
+            elif weights is not None:
+                weights.read(lora.base_name(name), parameter.shape, rows, mine)
             else:
                 mine.copy_(initial_value(config, name, parameter.shape, seed)[rows.start : rows.stop])
     if weights is not None:
-        tied = {name for names in _by_parameter(model) for name in names}
+        tied = {lora.base_name(name) for names in _by_parameter(model) for name in names}
         weights.require_taken(tied)
 
 
@@ -171,14 +178,6 @@ class Weights:
                     f"`{name}` in `{self._folder}/{file}` is {entry['dtype']}; {', '.join(_DTYPES)} are read"
                 )
             self._found[name] = (file, _DTYPES[entry["dtype"]], entry["shape"], 8 + length + entry["data_offsets"][0])
-
-
-def _rows(parameter: nn.Parameter) -> range:
-    """The rows of the whole tensor that this rank has."""
-    if not isinstance(parameter, DTensor):
-        return range(parameter.shape[0])
-    shape, offset = compute_local_shape_and_global_offset(parameter.shape, parameter.device_mesh, parameter.placements)
-    return range(offset[0], offset[0] + shape[0])
 
 
 def _by_parameter(model: nn.Module) -> list[list[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from eagleray import _core
@@ -38,6 +38,21 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Lora:
+    """Adapters of low rank, on the layers of these names; on all linear ones but the head where there are none."""
+
+    rank: int
+    alpha: float
+    targets: tuple[str, ...]
+
+    @classmethod
+    def from_resolved(cls, lora: Mapping[str, Any]) -> Lora:
+        """The adapters of `model.lora`."""
+        targets = () if lora["targets"] == "all-linear" else tuple(lora["targets"])
+        return cls(rank=lora["rank"], alpha=float(lora["alpha"]), targets=targets)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HuggingfaceConfig:
     """A model of a Hugging Face folder, as the crate `run` reads it."""
 
@@ -49,6 +64,7 @@ class HuggingfaceConfig:
     attention: int
     files: tuple[str, ...]
     config: Mapping[str, Any] = field(hash=False)
+    lora: Lora | None = None
 
     @classmethod
     def read(cls, path: str) -> HuggingfaceConfig:
@@ -63,6 +79,11 @@ class HuggingfaceConfig:
     def num_layers(self) -> int:
         """How many layers it has."""
         return int(self.config.get("num_hidden_layers") or self.config["n_layer"])
+
+    @property
+    def transposed(self) -> bool:
+        """Whether its linear layers keep their weights as inputs × outputs."""
+        return self.family == "gpt2"
 
 
 AnyModel = ModelConfig | HuggingfaceConfig
@@ -89,4 +110,16 @@ def model_from(resolved: Mapping[str, Any], vocab_size: int) -> AnyModel:
         raise _core.InvalidError(
             f"`data.sequence_length` is {length}, and the model in `{found.path}` has {found.max_positions} positions"
         )
-    return found
+    return with_adapters(found, model)
+
+
+def with_adapters(found: HuggingfaceConfig, model: Mapping[str, Any]) -> HuggingfaceConfig:
+    """The model of a folder with the adapters of a resolved `model`, if it has some."""
+    if model.get("lora") is None:
+        return found
+    if not found.files:
+        raise _core.InvalidError(
+            f"`model.lora` trains adapters beside weights, and `{found.path}` has none: put safetensors there, or "
+            "train the model itself, without `lora`"
+        )
+    return replace(found, lora=Lora.from_resolved(model["lora"]))

@@ -16,7 +16,8 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGP
 
 from .context import Tensors
 from .model import sample_losses
-from .strategy import Done, Flow, Spread, local
+from .parts import local
+from .strategy import Done, Flow, Spread
 
 # What cross entropy leaves out.
 IGNORED = -100

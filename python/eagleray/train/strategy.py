@@ -31,8 +31,10 @@ from eagleray import _core
 
 from .context import Tensors
 from .layout import AXES, Axes, Layout
+from .lora import frozen_digest
 from .model import Llama, initialise, sample_losses
 from .model_config import AnyModel, HuggingfaceConfig
+from .parts import local
 from .recompute import recompute
 from .state import Held, ModelAndOptimizer
 from .tensor_parallel import split_tensors
@@ -94,7 +96,7 @@ class Spread:
 
     def held(self, optimizer: torch.optim.Optimizer) -> Held:
         """What checkpoints hold of the model and its optimizer."""
-        return ModelAndOptimizer(model=self.model, optimizer=optimizer)
+        return ModelAndOptimizer(model=self.model, optimizer=optimizer, frozen=frozen_digest(self.model))
 
     def clip(self, max_norm: float | None) -> float:
         """Clips gradients in place by their global norm, which it returns (before clipping)."""
@@ -150,11 +152,6 @@ def _reduced(parameter: nn.Parameter) -> Tensor:
     if isinstance(gradient, DTensor) and any(placement.is_partial() for placement in gradient.placements):
         gradient = parameter.grad = gradient.redistribute(placements=parameter.placements)  # type: ignore[attr-defined]
     return gradient  # type: ignore[return-value]
-
-
-def local(tensor: Tensor) -> Tensor:
-    """What this rank holds of a tensor."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _parts(tensor: Tensor) -> int:

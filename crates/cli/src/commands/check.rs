@@ -113,6 +113,9 @@ fn summary(name: &str, resolved: &Resolved) -> String {
             let (layers, width) = (config.num_layers, config.hidden_size);
             let _ = writeln!(shown, "  model     Llama-style, {layers} layers, {width} wide");
         }
+        Some(Model::Huggingface { path, lora: Some(lora), .. }) => {
+            let _ = writeln!(shown, "  model     {path}, adapters of rank {}", lora.rank);
+        }
         Some(Model::Huggingface { path, .. }) => {
             let _ = writeln!(shown, "  model     {path}");
         }

@@ -1,5 +1,6 @@
 //! `eagleray checkpoint`: what a run has saved, and whether it is whole.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use eagleray_base::{Error, Result, units};
@@ -25,6 +26,8 @@ enum Action {
     Verify(Verify),
     /// Write the model of a checkpoint as a folder that other programs load
     Export(Export),
+    /// Write the mean of the models of several checkpoints as such a folder
+    Average(Average),
 }
 
 #[derive(clap::Args)]
@@ -55,6 +58,29 @@ struct Export {
     /// What weights are rounded to [default: as they were trained, fp32]
     #[arg(long, value_parser = ["bf16", "fp32"])]
     dtype: Option<String>,
+    /// The adapters of a run with `model.lora` alone, as peft loads them [default: merged into the base]
+    #[arg(long)]
+    adapter: bool,
+}
+
+#[derive(clap::Args)]
+struct Average {
+    /// The run's store
+    #[arg(value_name = "RUN")]
+    path: String,
+    /// The newest so many checkpoints
+    #[arg(long, value_name = "N", required_unless_present = "steps", conflicts_with = "steps")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    last: Option<u32>,
+    /// The checkpoints of these steps
+    #[arg(long, value_name = "STEP,…", value_delimiter = ',')]
+    steps: Vec<u64>,
+    /// The form and the folder, which must not be there or be empty
+    #[arg(long, num_args = 2, value_names = ["FORM", "DIR"], required = true)]
+    to: Vec<String>,
+    /// What weights are rounded to [default: as they were trained, fp32]
+    #[arg(long, value_parser = ["bf16", "fp32"])]
+    dtype: Option<String>,
 }
 
 impl Checkpoint {
@@ -63,6 +89,7 @@ impl Checkpoint {
             Action::Ls(target) => ls(&target.path, output),
             Action::Verify(verify) => verify.run(output),
             Action::Export(export) => export.run(output),
+            Action::Average(average) => average.run(output),
         }
     }
 }
@@ -146,11 +173,7 @@ impl Verify {
 
 impl Export {
     fn run(self, output: &Output) -> Result<()> {
-        let [form, folder] = &self.to[..] else { return Err(Error::internal("two values were asked for")) };
-        if form != "huggingface" {
-            return Err(Error::invalid(format!("`--to {form}` is not a form that is written"))
-                .with_hint("there is `--to huggingface DIR`"));
-        }
+        let folder = folder_of(&self.to)?;
         let (store, commit) = commit_at(Store::open(&self.path)?)?;
         // What the model is stands with the run, above the folder of a save.
         let whole = format!("{}/{}", store.url(), commit.dir);
@@ -162,9 +185,86 @@ impl Export {
         if let Some(dtype) = &self.dtype {
             arguments.extend(["--dtype", dtype]);
         }
+        if self.adapter {
+            arguments.push("--adapter");
+        }
         let arguments: Vec<String> = arguments.into_iter().map(str::to_owned).collect();
         python::exec("checkpoint.export", &arguments, output)
     }
+}
+
+impl Average {
+    fn run(self, output: &Output) -> Result<()> {
+        let folder = folder_of(&self.to)?;
+        let store = Store::open(&self.path)?;
+        let commits = self.commits(&store)?;
+        let mut arguments = vec!["--store", store.url(), "--to", folder];
+        for commit in &commits {
+            arguments.extend(["--directory", &commit.dir]);
+        }
+        if let Some(dtype) = &self.dtype {
+            arguments.extend(["--dtype", dtype]);
+        }
+        let arguments: Vec<String> = arguments.into_iter().map(str::to_owned).collect();
+        python::exec("checkpoint.export", &arguments, output)
+    }
+
+    /// The checkpoints asked for, in order of steps, all of one model.
+    fn commits(&self, store: &Store) -> Result<Vec<Commit>> {
+        let saves = checkpoint::list(store)?;
+        // Of two saves of one step the later one counts, as for whoever goes on from there.
+        let by_step: BTreeMap<u64, &Save> = saves
+            .iter()
+            .filter(|save| save.state == SaveState::Committed)
+            .map(|save| (save.step, save))
+            .collect();
+        let there = by_step.keys().map(u64::to_string).collect::<Vec<_>>().join(", ");
+        if by_step.is_empty() {
+            return Err(no_checkpoint(store));
+        }
+        let wanted: BTreeSet<u64> = match self.last {
+            Some(last) => by_step.keys().rev().take(last as usize).copied().collect(),
+            None => self.steps.iter().copied().collect(),
+        };
+        if self.last.is_some_and(|last| wanted.len() < last as usize) {
+            let (last, found) = (self.last.unwrap_or_default(), wanted.len());
+            return Err(Error::not_found(format!(
+                "`{}` has the checkpoints of {found} steps, fewer than {last}: {there}",
+                store.url()
+            ))
+            .with_hint("`checkpoint.keep.last` in the spec says how many are kept"));
+        }
+        let missing: Vec<String> =
+            wanted.iter().filter(|step| !by_step.contains_key(step)).map(u64::to_string).collect();
+        if !missing.is_empty() {
+            let missing = missing.join(", ");
+            return Err(Error::not_found(format!("`{}` has no checkpoint of step {missing}", store.url()))
+                .with_hint(format!("there are those of step {there}")));
+        }
+        let commits = wanted.iter().filter_map(|step| by_step.get(step));
+        let commits =
+            commits.map(|save| checkpoint::read_commit(store, &save.dir)).collect::<Result<Vec<_>>>()?;
+        for commit in &commits {
+            let (first, other) = (&commits[0], commit);
+            if first.fields.other.get("model_hash") != other.fields.other.get("model_hash") {
+                return Err(Error::invalid(format!(
+                    "the checkpoints of steps {} and {} are of different models",
+                    first.fields.step, other.fields.step
+                )));
+            }
+        }
+        Ok(commits)
+    }
+}
+
+/// The folder of `--to FORM DIR`.
+fn folder_of(to: &[String]) -> Result<&str> {
+    let [form, folder] = to else { return Err(Error::internal("two values were asked for")) };
+    if form != "huggingface" {
+        return Err(Error::invalid(format!("`--to {form}` is not a form that is written"))
+            .with_hint("there is `--to huggingface DIR`"));
+    }
+    Ok(folder)
 }
 
 /// The newest commit of a run's store, or that of the folder of one save; and the store below which its folder lies.

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::values::Location;
+use super::values::{Location, Targets};
 
 /// What to train: exactly one of `preset`, `config` and `huggingface`.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
@@ -18,12 +18,35 @@ pub struct Model {
     /// A Hugging Face folder: its config, and its weights for fine-tuning.
     #[serde(default)]
     pub huggingface: Option<Location>,
+    /// Trains adapters of low rank beside the frozen weights of `huggingface`, and nothing else.
+    #[serde(default)]
+    pub lora: Option<Lora>,
 }
 
 impl Model {
     /// The shape, where the spec itself says it: not for a Hugging Face folder.
     pub fn shape(&self) -> Option<LlamaConfig> {
         self.config.clone().or_else(|| self.preset.as_deref().and_then(preset))
+    }
+}
+
+/// Adapters of low rank: each target's output gains `alpha / rank · B·A·x`.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Lora {
+    /// The inner width of an adapter.
+    pub rank: u32,
+    /// An adapter's output is scaled by `alpha / rank`; twice the rank where it is left out.
+    pub alpha: Option<f64>,
+    /// The share of an adapter's inputs that is dropped in training.
+    pub dropout: f64,
+    /// The layers with adapters: `all-linear` (all linear layers but the head), or names such as `[q_proj, v_proj]`.
+    pub targets: Targets,
+}
+
+impl Default for Lora {
+    fn default() -> Self {
+        Self { rank: 16, alpha: None, dropout: 0.0, targets: Targets::default() }
     }
 }
 

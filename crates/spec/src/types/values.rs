@@ -249,6 +249,70 @@ impl JsonSchema for OneOrMany {
     }
 }
 
+/// Layers of a model: all linear ones but the head, or those of these names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Targets {
+    /// `all-linear`.
+    #[default]
+    AllLinear,
+    /// Those whose name is one of these, or ends with it behind a dot.
+    Named(Vec<String>),
+}
+
+/// The word for all linear layers but the head.
+const ALL_LINEAR: &str = "all-linear";
+
+impl<'de> Deserialize<'de> for Targets {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = Targets;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("`all-linear` or a list of names")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Targets, E> {
+                if text == ALL_LINEAR {
+                    return Ok(Targets::AllLinear);
+                }
+                Err(E::invalid_value(de::Unexpected::Str(text), &self))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Targets, A::Error> {
+                let mut all = Vec::new();
+                while let Some(item) = items.next_element()? {
+                    all.push(item);
+                }
+                Ok(Targets::Named(all))
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}
+
+impl Serialize for Targets {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::AllLinear => serializer.serialize_str(ALL_LINEAR),
+            Self::Named(names) => names.serialize(serializer),
+        }
+    }
+}
+
+impl JsonSchema for Targets {
+    fn schema_name() -> Cow<'static, str> {
+        "Targets".into()
+    }
+
+    fn json_schema(_generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "`all-linear`, or a list of names of layers.",
+            "anyOf": [
+                {"type": "string", "const": ALL_LINEAR},
+                {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 1}
+            ]
+        })
+    }
+}
+
 /// A mapping from names that keeps the order in which it was written.
 #[derive(Clone, Debug)]
 pub struct Named<T>(pub Vec<(String, T)>);
