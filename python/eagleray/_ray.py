@@ -6,9 +6,11 @@ rather than trusted.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,9 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from eagleray import _core
+
+# Its stubs know little of what is in it.
+_raylet: Any = ray._raylet
 
 SUPPORTED = (2, 60)
 OBJECT_STORE_BYTES = 128 << 20
@@ -38,6 +43,7 @@ _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+_AUTH = "RAY_AUTH_MODE"
 # One machine of one user is not reclaimed with a notice.
 _EMBEDDED_ENVIRONMENT = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 
@@ -77,6 +83,49 @@ def start(workers: int, *, verbose: bool) -> None:
     quiet(verbose=verbose)
 
 
+def place() -> dict[str, Any]:
+    """Where this worker is, with how to reach its cluster: what crate `run` calls a place, and its cluster."""
+    context = ray.get_runtime_context()
+    auth = "token" if _raylet.get_authentication_mode() == _raylet.AuthenticationMode.TOKEN else "disabled"
+    return {
+        "node": context.get_node_id(),
+        "address": ray.util.get_node_ip_address(),  # type: ignore[no-untyped-call]
+        "pid": os.getpid(),
+        "gpus": context.get_accelerator_ids().get("GPU", []),
+        "ray": {"address": context.gcs_address, "version": ray.__version__, "auth": auth},
+    }
+
+
+@contextlib.contextmanager
+def joined(address: str, *, auth: str, namespace: str, verbose: bool) -> Iterator[None]:
+    """Is a guest of a cluster that others work on, in a namespace of its own."""
+    before = os.environ.get(_AUTH)
+    # An embedded Ray wants the token of its user's home, but a guest only sends it where it is told to.
+    _set_auth(auth)
+    try:
+        level = logging.INFO if verbose else logging.ERROR
+        ray.init(address=address, namespace=namespace, log_to_driver=verbose, logging_level=level)
+        quiet(verbose=verbose)
+        yield
+    finally:
+        ray.shutdown()
+        _set_auth(before)
+
+
+def _set_auth(mode: str | None) -> None:
+    if mode is None:
+        os.environ.pop(_AUTH, None)
+    else:
+        os.environ[_AUTH] = mode
+    # Ray keeps what it has read from the environment when it was imported.
+    _raylet.Config.initialize("")
+
+
+def on_node(node: str) -> Any:
+    """The scheduling strategy of what must run on a node and nowhere else."""
+    return NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+
+
 def resources(name: str) -> float:
     """How much of a resource the cluster has, in use or not."""
     held: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
@@ -95,7 +144,7 @@ def require_room(workers: int) -> None:
 
 def this_node() -> Any:
     """The scheduling strategy of what must live and die with the driver's node."""
-    return NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
+    return on_node(ray.get_runtime_context().get_node_id())
 
 
 def temp_dir() -> str:

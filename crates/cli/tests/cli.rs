@@ -172,6 +172,52 @@ fn with_python_beside_it_train_becomes_that_python() {
 }
 
 #[test]
+fn shell_and_exec_hand_over_what_they_were_asked() {
+    let folder = folder();
+    let python = folder.path().join("python");
+    stub(&python, "for a in \"$@\"; do echo \"$a\"; done");
+    let handed = |arguments: &[&str]| {
+        let output = eagleray(folder.path(), arguments).env("EAGLERAY_PYTHON", &python).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap().replace('\n', " "))
+    };
+    assert_eq!(
+        handed(&[
+            "exec",
+            "store",
+            "--ranks",
+            "0,2-5",
+            "--once-per-node",
+            "--",
+            "ls",
+            "-l",
+            "--format",
+            "a b"
+        ]),
+        (
+            Some(0),
+            "-m eagleray.shell exec store --ranks=0,2-5 --once-per-node --argument=ls --argument=-l \
+            --argument=--format --argument=a b --format text "
+                .to_owned()
+        )
+    );
+    assert_eq!(
+        handed(&["shell", "run.yaml", "--verbose"]),
+        (Some(0), "-m eagleray.shell prompt run.yaml --format text --verbose ".to_owned())
+    );
+    assert_eq!(handed(&["exec", "store", "ls"]).0, Some(1));
+    assert_eq!(handed(&["exec", "store", "--"]).0, Some(1));
+    let (code, shown) = handed(&["shell", "store", "--format", "json"]);
+    assert!(code == Some(1) && shown.contains("a prompt has no JSON form"), "{shown}");
+}
+
+#[test]
+fn the_help_of_shell_and_exec_is_frozen() {
+    let folder = folder();
+    insta::assert_snapshot!("shell_help", shown(folder.path(), &["shell", "--help"]));
+    insta::assert_snapshot!("exec_help", shown(folder.path(), &["exec", "--help"]));
+}
+
+#[test]
 fn the_variable_names_another_python() {
     let folder = initialised();
     let other = folder.path().join("other");

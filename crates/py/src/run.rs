@@ -6,7 +6,8 @@ use eagleray_base::{Error, Result};
 use eagleray_run::claim::{self, End};
 use eagleray_run::heartbeat::{self, Heartbeat};
 use eagleray_run::huggingface;
-use eagleray_run::{Claimant, Ledger, account, read_ledger};
+use eagleray_run::world;
+use eagleray_run::{Claimant, Ledger, World, account, read_ledger};
 use eagleray_store::Store;
 use pyo3::prelude::*;
 
@@ -43,6 +44,33 @@ fn is_current(py: Python<'_>, store_url: &str, attempt: u32) -> PyResult<bool> {
 fn finish(py: Python<'_>, store_url: &str, attempt: u32, outcome: &str) -> PyResult<()> {
     py.detach(|| claim::finish(&Store::open(store_url)?, attempt, &parse::<End>(outcome, "the outcome")?))
         .map_err(to_py)
+}
+
+/// Writes down where the ranks of an attempt are: JSON `{attempt, generation, ray, ranks}`.
+#[pyfunction]
+fn put_world(py: Python<'_>, store_url: &str, world: &str) -> PyResult<()> {
+    py.detach(|| world::put(&Store::open(store_url)?, &parse::<World>(world, "the world")?)).map_err(to_py)
+}
+
+/// Takes back what an attempt wrote about its ranks.
+#[pyfunction]
+fn remove_world(py: Python<'_>, store_url: &str, attempt: u32) -> PyResult<()> {
+    py.detach(|| world::remove(&Store::open(store_url)?, attempt)).map_err(to_py)
+}
+
+/// What an attempt has written about its ranks, as JSON.
+#[pyfunction]
+fn world_of_attempt(py: Python<'_>, store_url: &str, attempt: u32) -> PyResult<Option<String>> {
+    py.detach(|| {
+        world::of_attempt(&Store::open(store_url)?, attempt)?.map(|world| render(&world)).transpose()
+    })
+    .map_err(to_py)
+}
+
+/// Where the ranks of a run are that trains now, as JSON; refused where it does not.
+#[pyfunction]
+fn running_world(py: Python<'_>, store_url: &str) -> PyResult<String> {
+    py.detach(|| render(&world::of_running(&Store::open(store_url)?)?)).map_err(to_py)
 }
 
 /// All events that count, as a JSON list.
@@ -133,6 +161,10 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("claim", wrap_pyfunction!(claim_attempt, module)?)?;
     module.add_function(wrap_pyfunction!(is_current, module)?)?;
     module.add_function(wrap_pyfunction!(finish, module)?)?;
+    module.add_function(wrap_pyfunction!(put_world, module)?)?;
+    module.add_function(wrap_pyfunction!(remove_world, module)?)?;
+    module.add_function(wrap_pyfunction!(world_of_attempt, module)?)?;
+    module.add_function(wrap_pyfunction!(running_world, module)?)?;
     module.add_function(wrap_pyfunction!(read_ledger_json, module)?)?;
     module.add_function(wrap_pyfunction!(account_json, module)?)?;
     module.add_function(wrap_pyfunction!(read_huggingface, module)?)?;

@@ -23,8 +23,8 @@
 //!
 //! Map: [`paths`] every path of a run · [`claim`] attempts and who may make one · [`heartbeat`] the sign of life
 //! of a driver · [`ledger`] writing and reading events · [`event`] their form · [`timeline`] spans to seconds by
-//! cause · [`account`] the report's figures · [`runs`] the runs of a folder · [`huggingface`] the model a run starts
-//! from, where it lies in a folder.
+//! cause · [`account`] the report's figures · [`runs`] the runs of a folder · [`world`] where the ranks of a run are ·
+//! [`huggingface`] the model a run starts from, where it lies in a folder.
 
 pub mod account;
 pub mod claim;
@@ -35,12 +35,14 @@ pub mod ledger;
 pub mod paths;
 pub mod runs;
 pub mod timeline;
+pub mod world;
 
 pub use account::Account;
 pub use claim::{Claim, Claimant, is_current};
 pub use event::Event;
 pub use ledger::{Ledger, read_ledger};
 pub use runs::{RunState, Summary};
+pub use world::World;
 
 #[cfg(test)]
 mod tests;

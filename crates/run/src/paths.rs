@@ -6,6 +6,8 @@ pub const SPEC: &str = "run.yaml";
 pub const RESOLVED: &str = "resolved.json";
 /// The folder of claims.
 pub const ATTEMPTS: &str = "attempts";
+/// The folder of worlds.
+pub const WORLD: &str = "world";
 /// The folder of events.
 pub const LEDGER: &str = "ledger";
 /// The folder of saves.
@@ -28,6 +30,11 @@ pub fn end(attempt: u32) -> String {
 /// The sign of life of an attempt's driver.
 pub fn alive(attempt: u32) -> String {
     format!("{ATTEMPTS}/{attempt:04}.alive")
+}
+
+/// Where the ranks of an attempt are. Not beside the claims, so that no reader of those can take it for one.
+pub fn world(attempt: u32) -> String {
+    format!("{WORLD}/{attempt:04}.json")
 }
 
 /// The events of an attempt.

@@ -19,6 +19,7 @@ from eagleray import _core
 
 from .flops import mfu
 from .sinks import Sinks, Wanted
+from .whereabouts import Place, Whereabouts
 
 FLUSH_SECONDS = 1.0
 # A rank hands its last events over within this long, or leaves: its peers may be gone.
@@ -167,6 +168,7 @@ class Keeper:
         self._latest: dict[str, Any] = {}
         self._recent: list[tuple[float, int, float, float]] = []
         self._sinks = Sinks(wanted)
+        self._whereabouts = Whereabouts(store_url, attempt)
         self._notices: list[str] = []
 
     def begin_generation(self, world: int, now: float) -> int:
@@ -175,14 +177,17 @@ class Keeper:
         self._world = world
         self._generation += 1
         self._recent.clear()
+        self._whereabouts.begin(self._generation, world)
         reason = self._interrupt_reason or "start"
         self._write(
             [{"t": now, "kind": "generation", "generation": self._generation, "world": world, "reason": reason}]
         )
         return self._generation
 
-    def enter(self, rank: int, entered: float) -> Welcome:
+    def enter(self, rank: int, entered: float, place: Place | None = None) -> Welcome:
         """A rank's code has begun to run: the time before it was set-up, or re-forming after a failure."""
+        if place is not None:
+            self._whereabouts.enter(rank, place)
         self._members[rank] = _Member(last_end=entered)
         self._write([self._span(self._gap_cause, rank, self._idle_since, entered)])
         return Welcome(generation=max(self._generation, 0), reached_step=self._reached_step)
@@ -250,6 +255,7 @@ class Keeper:
         self._settle(now)
         step = int(self._latest.get("step", 0))
         self._write([{"t": now, "kind": "attempt_end", "outcome": outcome, "step": step}])
+        self._whereabouts.remove()
         self._sinks.close(outcome)
         self._hear_sinks(now)
         # The store may be what ended the attempt: then the last events are lost, and the cause is not.
@@ -326,6 +332,8 @@ class Keeper:
         self._flushed_at = now
         try:
             self._ledger.flush()
+            # Here, since nobody's step waits for a flush.
+            self._whereabouts.write()
             self._signals["superseded"] = not _core.is_current(self._store_url, self._attempt)
         except _core.EagleRayError as error:
             # Events stay in memory and go out with the next flush; training is not stopped for its diary.

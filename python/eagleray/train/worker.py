@@ -27,10 +27,13 @@ def run(worker: WorkerConfig, clock: Clock, entered: float) -> dict[str, Any]:
     import ray
     import ray.train
 
+    from eagleray import _ray
+
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     keeper = worker.keeper
-    welcome = ray.get(keeper.enter.remote(rank, entered))
+    place = {**_ray.place(), "local_rank": context.get_local_rank()}
+    welcome = ray.get(keeper.enter.remote(rank, entered, place))
 
     def push(events: list[Event], durable: bool) -> dict[str, bool]:
         try:

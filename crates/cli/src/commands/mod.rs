@@ -3,10 +3,12 @@
 mod check;
 mod checkpoint;
 mod corpus;
+mod exec;
 mod init;
 mod plan;
 mod report;
 mod runs;
+mod shell;
 mod tokenizer;
 mod tokens;
 mod train;
@@ -39,6 +41,10 @@ pub(crate) enum Command {
     Plan(plan::Plan),
     /// Train, or go on where the run stopped
     Train(train::Train),
+    /// A Python prompt whose statements run beside all workers of a running run
+    Shell(shell::Shell),
+    /// Run a program beside all workers of a running run
+    Exec(exec::Exec),
     /// Look at the checkpoints of a run
     Checkpoint(checkpoint::Checkpoint),
     /// Tell what happened in a run: losses, speed, and where the time went
@@ -57,6 +63,8 @@ impl Command {
             Self::Tokens(command) => command.run(output),
             Self::Plan(command) => command.run(output),
             Self::Train(command) => command.run(output),
+            Self::Shell(command) => command.run(output),
+            Self::Exec(command) => command.run(output),
             Self::Checkpoint(command) => command.run(output),
             Self::Report(command) => command.run(output),
             Self::Runs(command) => command.run(output),

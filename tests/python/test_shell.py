@@ -1,0 +1,367 @@
+"""Functions, statements and programs beside the workers of a run that trains, and a run that does not notice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import eagleray
+from conftest import SURVIVAL_STEPS, make_run
+from eagleray import _core, shell
+from eagleray.shell import answers
+from package import PYTHON
+from test_elastic import RAY, Cluster
+from training import Corpus, Run, processes_with, wait_until
+
+pytestmark = pytest.mark.timeout(900)
+TAG = "EAGLERAY_TEST_SHELL"
+
+
+@pytest.fixture(scope="module")
+def running(corpus: Corpus, undisturbed: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """A run of two workers that goes on until it is stopped, in the midst of its steps."""
+    del undisturbed  # It has built the datasets.
+    run = make_run(corpus, tmp_path_factory.mktemp("looked-at"), steps=1_000_000, every="5000 steps")
+    driver = run.start()
+    try:
+        wait_until(lambda: (run.store / "world" / "0001.json").exists() and len(run.steps()) > 10, driver)
+        yield run
+    finally:
+        run.end()
+
+
+def command(*arguments: str, text: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    """What `eagleray shell` and `eagleray exec` replace themselves by, to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "eagleray.shell", *arguments],
+        input=text,
+        env=clean() | environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+def clean() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "EAGLERAY_"))}
+
+
+def argv(*words: str) -> list[str]:
+    return [f"--argument={word}" for word in words]
+
+
+def test_functions_run_beside_all_ranks_and_answer_in_order(running: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    workers = {pid for driver in running.drivers for pid in driver.workers()}
+
+    def look(factor: int, *, plus: int) -> tuple[int, int, int, int, str]:
+        import os
+
+        from eagleray import shell
+
+        print("looking")
+        here = shell.here()
+        return here.rank * factor + plus, here.world, here.pid, os.getpid(), os.environ["OMP_NUM_THREADS"]
+
+    with eagleray.connect(str(running.store)) as cluster:
+        assert cluster.ranks == [0, 1]
+        found = cluster.run(look, 10, plus=5)
+        assert [each[:2] for each in found] == [(5, 2), (15, 2)]
+        assert {each[2] for each in found} == workers
+        helpers = [each[3] for each in found]
+        assert not workers & set(helpers)
+        assert capsys.readouterr().out == "[0-1] looking\n"
+        assert cluster.run(lambda: shell.here().rank, ranks=[1]) == [1]
+        assert cluster.run(os.getpid) == helpers
+        with pytest.raises(_core.InvalidError, match=r"expected some of the ranks 0-1, found \[7\]"):
+            cluster.run(os.getpid, ranks=[7])
+        with pytest.raises(_core.InvalidError, match="has an answer only beside a worker"):
+            shell.here()
+    # Helpers end with the connection.
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}").exists() for pid in helpers):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_an_error_names_the_rank_and_keeps_what_the_others_answered(running: Run) -> None:
+    def fail_on_one() -> int:
+        from eagleray import shell
+
+        if shell.here().rank == 1:
+            raise ValueError("not this one")
+        return 7
+
+    def hang_on_one() -> int:
+        import time
+
+        from eagleray import shell
+
+        while shell.here().rank == 1:
+            time.sleep(0.01)
+        return 8
+
+    def unreadable() -> Any:
+        import threading
+
+        return threading.Lock()
+
+    with eagleray.connect(str(running.store)) as cluster:
+        with pytest.raises(shell.RankError, match="rank 1 of 2 that were asked failed") as failed:
+            cluster.run(fail_on_one)
+        assert failed.value.results == {0: 7}
+        assert "in fail_on_one" in failed.value.failures[1]
+        assert failed.value.failures[1].endswith("ValueError: not this one\n")
+        assert "helper.py" not in failed.value.failures[1]
+        with pytest.raises(shell.RankError, match="no answer within 1 s") as late:
+            cluster.run(hang_on_one, timeout_s=1.0)
+        assert late.value.results == {0: 8}
+        # It was interrupted, so the next one has its turn.
+        assert cluster.run(lambda: shell.here().rank, timeout_s=30.0) == [0, 1]
+        with pytest.raises(shell.RankError, match="cannot pickle") as odd:
+            cluster.run(unreadable)
+        assert set(odd.value.failures) == {0, 1}
+        os.kill(cluster.run(os.getpid)[0], signal.SIGKILL)
+        with pytest.raises(shell.RankError, match="connect again") as lost:
+            cluster.run(lambda: shell.here().rank)
+        assert lost.value.results == {1: 1}
+
+
+def test_statements_through_a_pipe_keep_their_names_and_equal_answers_are_one_line(running: Run) -> None:
+    text = """\
+import os
+x = rank * 10
+x
+for i in range(2):
+    print("i", i)
+
+world
+def f(a):
+    return a + x
+
+f(1)
+1 +
+%local len(cluster.ranks)
+%local for rank in cluster.ranks:
+print("to", "both"); 1 / rank
+here().pid > 0
+"""
+    done = command("prompt", str(running.store), text=text)
+    assert done.stdout.splitlines() == [
+        "[0] 0",
+        "[1] 10",
+        "[0-1] i 0",
+        "[0-1] i 1",
+        "[0-1] 2",
+        "[0] 1",
+        "[1] 11",
+        "2",
+        "[0] to both",
+        "[1] to both",
+        "[1] 1.0",
+        "[0-1] True",
+    ]
+    assert done.returncode == 1
+    assert "SyntaxError" in done.stderr
+    assert "[0] ZeroDivisionError: division by zero" in done.stderr
+    assert '[0]     print("to", "both"); 1 / rank' in done.stderr
+    assert "`%local` takes a whole statement on its line" in done.stderr
+    assert ">>>" not in done.stdout + done.stderr
+    whole = command("prompt", str(running.store), "--ranks=1", text="if world:\n    rank")
+    assert (whole.returncode, whole.stdout, whole.stderr) == (0, "[1] 1\n", "")
+
+
+def test_programs_show_their_lines_by_rank_and_the_highest_exit_code(running: Run) -> None:
+    script = 'echo "$EAGLERAY_RANK of $EAGLERAY_WORLD"; echo aside >&2; test -d /proc/$EAGLERAY_WORKER_PID || exit 9; '
+    done = command("exec", str(running.store), *argv("sh", "-c", script + "exit $((EAGLERAY_RANK * 3))"))
+    assert sorted(done.stdout.splitlines()) == ["[0] 0 of 2", "[1] 1 of 2"]
+    assert sorted(done.stderr.splitlines()) == ["[0] aside", "[1] aside"]
+    assert done.returncode == 3
+    once = command(
+        "exec", str(running.store), "--once-per-node", "--format=json", *argv("sh", "-c", "echo a; kill -9 $$")
+    )
+    [told] = json.loads(once.stdout)["ranks"]
+    assert (told["rank"], told["code"], told["stdout"], once.returncode) == (0, 137, ["a"], 137)
+    missing = command("exec", str(running.store), "--ranks=1", *argv("/no/such/program"))
+    assert (missing.returncode, missing.stdout) == (127, "")
+    assert missing.stderr == "[1] cannot run `/no/such/program`: No such file or directory\n"
+    wrong = command("exec", str(running.store), "--ranks=0-5", *argv("true"))
+    assert wrong.returncode == 1
+    assert "the run has ranks 0-1, not `0-5`" in wrong.stderr
+
+
+@pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL], ids=["SIGINT", "SIGKILL"])
+def test_programs_end_everywhere_with_whoever_started_them(running: Run, blow: signal.Signals) -> None:
+    script = f"{TAG}={blow.name}; export {TAG}; sleep 600 & sleep 600; wait"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "eagleray.shell", "exec", str(running.store), *argv("sh", "-c", script)],
+        env=clean(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    driver = running.drivers[-1]
+    wait_until(lambda: len(list(processes_with(TAG, blow.name))) == 4, driver)
+    process.send_signal(blow)
+    _, told = process.communicate(timeout=60)
+    wait_until(lambda: not list(processes_with(TAG, blow.name)), driver)
+    if blow == signal.SIGINT:
+        assert (process.returncode, told) == (130, "stopped\n")
+
+
+def test_a_run_that_was_looked_at_all_along_has_not_noticed(running: Run, undisturbed: Run) -> None:
+    wait_until(lambda: max(running.history()) >= SURVIVAL_STEPS, running.drivers[-1])
+    digests, expected = running.digests(), undisturbed.digests()
+    assert {step: digests[step] for step in expected} == expected
+    assert len(running.events("generation")) == 1
+    assert not running.events("failure")
+
+
+def test_another_world_and_the_end_are_told_to_who_is_connected_and_to_who_connects(running: Run) -> None:
+    driver = running.drivers[-1]
+    with eagleray.connect(str(running.store)) as cluster:
+        os.kill(driver.workers()[0], signal.SIGKILL)
+        wait_until(lambda: world(running).get("generation") == 1, driver)
+        time.sleep(2)
+        with pytest.raises(_core.ConflictError, match="connect again"):
+            cluster.run(os.getpid)
+    with eagleray.connect(str(running.store), ranks=[0]) as cluster:
+        assert cluster.world.generation == 1
+        assert cluster.run(lambda: shell.here().pid)[0] in driver.workers()
+    driver.process.send_signal(signal.SIGTERM)
+    assert driver.wait() == 130, driver.text()
+    assert not (running.store / "world" / "0001.json").exists()
+    with pytest.raises(_core.NotFoundError, match="has ended: attempt 1 is stopped at step"), refused(running):
+        pass
+
+
+def test_helpers_stand_on_the_nodes_of_their_ranks_and_a_lost_node_is_told(
+    new_run: Callable[..., Run], undisturbed: Run
+) -> None:
+    del undisturbed
+    nodes = Cluster()
+    try:
+        tags = [nodes.add(), nodes.add()]
+        run = new_run(steps=1_000_000, every="100000 steps")
+        driver = run.start(RAY_ADDRESS=nodes.address, **RAY)
+        wait_until((run.store / "world" / "0001.json").exists, driver)
+
+        def stand() -> str:
+            import ray
+
+            return str(ray.get_runtime_context().get_node_id())
+
+        with eagleray.connect(str(run.store)) as cluster:
+            stood = cluster.run(stand)
+            assert stood == [place.node for place in cluster.world.places]
+            assert len(set(stood)) == 2
+            assert cluster.world.once_per_node([0, 1]) == [0, 1]
+            nodes.kill(tags[1])
+            with pytest.raises((shell.RankError, _core.ConflictError), match="connect again"):
+                cluster.run(stand, timeout_s=120.0)
+    finally:
+        nodes.end()
+
+
+def world(run: Run) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run.store / "world" / "0001.json").read_text(encoding="utf-8"))
+    return found
+
+
+def refused(run: Run | Path) -> Any:
+    return eagleray.connect(str(run.store if isinstance(run, Run) else run))
+
+
+def test_what_is_not_running_is_refused_with_the_reason(
+    new_run: Callable[..., Run], undisturbed: Run, tmp_path: Path
+) -> None:
+    with pytest.raises(_core.NotFoundError, match="no run has started"), refused(tmp_path):
+        pass
+    with pytest.raises(_core.NotFoundError, match=f"is completed at step {SURVIVAL_STEPS}"), refused(undisturbed):
+        pass
+    run = new_run()
+    # By its spec, as by its store.
+    with pytest.raises(_core.NotFoundError, match="no run has started"), refused(run.resolved.parent / "run.yaml"):
+        pass
+    _core.claim(str(run.store), json.dumps({"host": os.uname().nodename, "pid": 1 << 30}))
+    with pytest.raises(_core.NotFoundError, match="gives no sign of life"), refused(run):
+        pass
+    _core.claim(str(run.store), json.dumps({"host": os.uname().nodename, "pid": os.getpid()}))
+    with pytest.raises(_core.UnavailableError, match="workers of attempt 2 are not up yet"), refused(run):
+        pass
+    (run.store / "world").mkdir()
+    (run.store / "world" / "0002.json").write_text("rubbish", encoding="utf-8")
+    with pytest.raises(_core.CorruptError, match=r"world/0002\.json"), refused(run):
+        pass
+    done = command("exec", str(run.store), "--format=json", *argv("true"))
+    assert (done.returncode, json.loads(done.stdout)["error"]["kind"]) == (1, "corrupt")
+
+
+def test_a_cluster_that_is_not_there_or_another_ray_is_refused_at_once(new_run: Callable[..., Run]) -> None:
+    run = new_run()
+    _core.claim(str(run.store), json.dumps({"host": os.uname().nodename, "pid": os.getpid()}))
+    place = {"node": "ab", "address": "127.0.0.1", "pid": 1, "local_rank": 0, "gpus": []}
+    # Nothing listens on port 1.
+    ray = {"address": "127.0.0.1:1", "version": "2.0.0", "auth": "disabled"}
+    _core.put_world(str(run.store), json.dumps({"attempt": 1, "generation": 0, "ray": ray, "ranks": [place]}))
+    began = time.monotonic()
+    with pytest.raises(_core.UnavailableError, match=r"cannot be reached at 127\.0\.0\.1:1 .*refused"), refused(run):
+        pass
+    assert time.monotonic() - began < 10
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        there = ray | {"address": f"127.0.0.1:{server.getsockname()[1]}"}
+        _core.put_world(str(run.store), json.dumps({"attempt": 1, "generation": 0, "ray": there, "ranks": [place]}))
+        with pytest.raises(_core.InvalidError, match=r"runs Ray 2\.0\.0, found Ray"), refused(run):
+            pass
+
+
+def test_where_ranks_are_is_told_once_all_have_come_and_taken_back(tmp_path: Path) -> None:
+    from eagleray.train.whereabouts import Whereabouts
+
+    def told() -> dict[str, Any] | None:
+        text = _core.world_of_attempt(str(tmp_path), 1)
+        return None if text is None else json.loads(text)
+
+    place = {"node": "ab", "address": "10.0.0.7", "pid": 1, "local_rank": 0, "gpus": ["3"]}
+    place["ray"] = {"address": "10.0.0.1:6379", "version": "2.60.0", "auth": "token"}
+    whereabouts = Whereabouts(str(tmp_path), 1)
+    for generation, world in enumerate((2, 1)):
+        whereabouts.begin(generation, world)
+        for rank in range(world):
+            before = told()
+            whereabouts.write()
+            assert told() == before
+            whereabouts.enter(rank, place | {"pid": 100 + rank})
+        whereabouts.write()
+        found = told()
+        assert found is not None
+        assert found["generation"] == generation
+        assert [each["pid"] for each in found["ranks"]] == list(range(100, 100 + world))
+    whereabouts.remove()
+    assert told() is None
+
+
+def test_ranks_are_read_as_they_are_written() -> None:
+    assert answers.ranks_text([5, 0, 1, 2]) == "0-2,5"
+    assert answers.parse_ranks("0-2, 5,1", 8) == [0, 1, 2, 5]
+    for wrong in ("", "a", "3-1", "8", "0-", "-1", "0-99999999999999"):
+        with pytest.raises(_core.InvalidError, match="--ranks"):
+            answers.parse_ranks(wrong, 8)
+    assert answers.collapsed({2: "b", 0: "a\nc\n", 1: "a\nc\n", 3: ""}) == ["[0-1] a", "[0-1] c", "[2] b"]
+
+
+def test_the_package_offers_connect_without_importing_ray() -> None:
+    code = (
+        "import sys, eagleray; eagleray.connect; eagleray.shell.here; assert not {'ray', 'torch'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env=clean() | {"PYTHONPATH": str(PYTHON)})
