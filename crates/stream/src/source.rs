@@ -258,7 +258,7 @@ impl Crowded {
         let width = self.token_type.bytes();
         let mut id = Vec::with_capacity(1);
         self.token_type.decode(&block[before as usize * width..][..width], &mut id);
-        id == [self.eod_id]
+        id == [self.token_type.end_of_document(self.eod_id)]
     }
 }
 

@@ -12,8 +12,8 @@ use std::path::Path;
 
 use eagleray_base::{Error, Result};
 use eagleray_store::Store;
-use minijinja::value::{Kwargs, Rest, Serde, Value as Shown};
 use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Rest, Serde, Value as Shown};
 use minijinja::{Environment, ErrorKind, context};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -68,8 +68,9 @@ impl Settings {
             None => named_template(&config["chat_template"]),
         };
         let Some(template) = text else {
-            return Err(Error::not_found(format!("`{tokenizer}` has no chat template"))
-                .with_hint("name a Jinja file as `data.chat_template`, or a tokenizer's folder that has one"));
+            return Err(Error::not_found(format!("`{tokenizer}` has no chat template")).with_hint(
+                "name a Jinja file as `data.chat_template`, or a tokenizer's folder that has one",
+            ));
         };
         let token = |key: &str| {
             let token = &config[key];
@@ -138,9 +139,10 @@ fn to_json(value: Shown, _rest: Rest<Shown>, options: Kwargs) -> Result<String, 
         minijinja::Error::new(ErrorKind::BadSerialization, "a value has no form in JSON").with_source(error)
     };
     let value = serde_json::to_value(&value).map_err(wrong)?;
-    let indent: Option<usize> = options.get("indent")?;
-    // What else may be said (`ensure_ascii`, `sort_keys`, separators) changes nothing, or is not done here.
-    let _ = options.get::<Option<bool>>("ensure_ascii")?;
+    let indent: Option<usize> = if options.has("indent") { options.get("indent")? } else { None };
+    if options.has("ensure_ascii") && options.get::<bool>("ensure_ascii")? {
+        return Err(minijinja::Error::new(ErrorKind::InvalidOperation, "`ensure_ascii` is not known here"));
+    }
     options.assert_all_used()?;
     let mut text = String::new();
     write_json(&value, indent, 0, &mut text);
@@ -231,8 +233,9 @@ impl Chat {
         for key in field.split('.') {
             found = found.get(key).ok_or_else(|| format!("has no field `{field}`"))?;
         }
-        let messages =
-            found.as_array().ok_or_else(|| format!("has a field `{field}` that is not a list of messages"))?;
+        let messages = found
+            .as_array()
+            .ok_or_else(|| format!("has a field `{field}` that is not a list of messages"))?;
         self.check(messages)?;
         let tools = &record["tools"];
         let text = self.fill(messages, tools, false)?;
@@ -241,10 +244,8 @@ impl Chat {
             if message["role"] != "assistant" {
                 continue;
             }
-            let (before, with) = (
-                self.fill(&messages[..index], tools, true)?,
-                self.fill(&messages[..=index], tools, false)?,
-            );
+            let (before, with) =
+                (self.fill(&messages[..index], tools, true)?, self.fill(&messages[..=index], tools, false)?);
             if !with.starts_with(&before) || !text.starts_with(&with) {
                 return Err(format!(
                     "cannot be masked: the chat template writes what goes before message {} otherwise when more \
@@ -281,7 +282,9 @@ impl Chat {
             };
             spoken |= role == "assistant";
             if let Some(token) = self.special_in(message) {
-                return Err(format!("has a message {number} that holds `{token}`, a token of the template's own"));
+                return Err(format!(
+                    "has a message {number} that holds `{token}`, a token of the template's own"
+                ));
             }
         }
         if spoken { Ok(()) } else { Err("has no message whose `role` is `assistant`".to_owned()) }

@@ -75,6 +75,14 @@ impl TokenType {
         }
     }
 
+    /// What ends a document, as it is stored: with a mask, no loss counts it.
+    pub const fn end_of_document(self, eod_id: u32) -> u32 {
+        match self {
+            Self::U16 | Self::I32 => eod_id,
+            Self::I32Masked => uncounted(eod_id),
+        }
+    }
+
     /// Appends ids as they are stored. An id that does not fit is a defect of the caller.
     pub fn encode(self, ids: &[u32], into: &mut Vec<u8>) {
         match self {

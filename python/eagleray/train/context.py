@@ -18,6 +18,8 @@ from .plan import Plan, Validation
 from .resume import newest_fitting
 
 Batch = dict[str, Any]
+# The label that torch's cross entropy leaves out.
+IGNORED = -100
 
 
 class BatchStream(Protocol):
@@ -85,11 +87,15 @@ class Context:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tensors:
-    """A micro batch on the device, each [batch, sequence]; `empty` when the rank had no sample left for it."""
+    """A micro batch on the device, each [batch, sequence]; `empty` when the rank had no sample left for it.
+
+    Labels that no loss counts are `IGNORED`; `counted` is how many there are of the others.
+    """
 
     tokens: torch.Tensor
     labels: torch.Tensor
     position_ids: torch.Tensor
+    counted: int
     empty: bool
 
     @classmethod
@@ -102,7 +108,9 @@ class Tensors:
             parts = [torch.zeros(1, batch["tokens"].shape[1], dtype=torch.int64, device=device) for _ in range(3)]
         else:
             parts = [on_device(batch[key], device) for key in ("tokens", "labels", "position_ids")]
-        return cls(tokens=parts[0], labels=parts[1], position_ids=parts[2], empty=empty)
+        # On the host, where no device need be waited for.
+        counted = int((batch["labels"] != IGNORED).sum())
+        return cls(tokens=parts[0], labels=parts[1], position_ids=parts[2], counted=counted, empty=empty)
 
 
 def on_device(array: Any, device: torch.device) -> torch.Tensor:

@@ -112,6 +112,9 @@ class Loop:
         totals = mine.reduce(self.context.device)
         if totals.superseded:
             raise superseded(plan.store, self.context.attempt)
+        if 0 < totals.counted < totals.tokens:
+            # The scale of the losses took all tokens to count; how many do is known now.
+            self.spread.multiply_gradients(totals.tokens / totals.counted)
         grad_norm = self.spread.clip(plan.clip_grad_norm)
         anomaly = self._look(totals, grad_norm)
         if anomaly is not None and anomaly["reaction"] == "rollback" and self._go_back(anomaly):
@@ -119,10 +122,11 @@ class Loop:
         lr = plan.optimizer.lr_at(self.step + 1, plan.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        if anomaly is None:
-            self.optimizer.step()
-        else:
+        if anomaly is not None:
             self._tell(anomaly, "skip")
+        elif totals.counted > 0:
+            # Without a token that counts there is nothing to learn, and AdamW would move by what it remembers.
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         watch.stop()
@@ -145,7 +149,7 @@ class Loop:
         for tensors in reader.micro_batches(self.watch, mine):
             told += self.spread.forward_backward(tensors, scale, last=reader.last)
         for done in told:
-            mine.add_losses(done.losses.double().tolist(), done.tokens)
+            mine.add_losses(done.losses.double().tolist(), done.tokens, done.counted)
         # Ranks of one share have seen the same samples; one of them tells of it.
         return mine if self.context.speaks else Totals()
 
@@ -154,6 +158,8 @@ class Loop:
         step, size = self.step + 1, self.plan.global_batch
         if totals.samples != size:
             raise _core.InternalError(f"step {step} saw {totals.samples} samples, expected {size}")
+        if totals.counted == 0:
+            return None
         loss = None if totals.nonfinite else totals.mean_loss
         anomaly = self.heading.look(step, loss, finite_gradient=math.isfinite(grad_norm))
         if anomaly is not None and anomaly["reaction"] == "stop":

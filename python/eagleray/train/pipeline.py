@@ -14,13 +14,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 
-from .context import Tensors
+from .context import IGNORED, Tensors
 from .model import sample_losses
 from .parts import local
 from .strategy import Done, Flow, Spread
-
-# What cross entropy leaves out.
-IGNORED = -100
 
 
 @dataclass(kw_only=True)
@@ -79,6 +76,7 @@ class Pipelined(Spread):
             tokens=fill(tensors.tokens, 0),
             labels=fill(labels, IGNORED),
             position_ids=fill(tensors.position_ids, 0),
+            counted=tensors.counted,
             empty=tensors.empty,
         )
 
@@ -93,11 +91,7 @@ class Pipelined(Spread):
         if not self.last:
             return []
         pairs = zip(found, batches, strict=True)
-        return [
-            Done(losses=losses[: tensors.labels.shape[0]], tokens=tensors.labels.numel())
-            for losses, tensors in pairs
-            if not tensors.empty
-        ]
+        return [done for losses, tensors in pairs for done in Done.of(tensors, losses[: tensors.labels.shape[0]])]
 
     def _stage(self) -> PipelineStage:
         return PipelineStage(

@@ -101,7 +101,11 @@ def record_step(
     }
     if context.rank == 0:
         if totals.tokens and not totals.nonfinite:
-            fields |= {"loss": totals.mean_loss, "tokens": totals.tokens}
+            fields["tokens"] = totals.tokens
+            if totals.counted != totals.tokens:
+                fields["counted_tokens"] = totals.counted
+            if totals.counted:
+                fields["loss"] = totals.mean_loss
         fields |= {
             **figures,
             **measures(plan, context.device),

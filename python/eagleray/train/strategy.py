@@ -42,10 +42,18 @@ from .tensor_parallel import split_tensors
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
-    """What a micro batch gave: the summed loss of each sample, and how many tokens were predicted."""
+    """What a micro batch gave: the summed loss of each sample, how many tokens it had, how many the losses count."""
 
     losses: Tensor
     tokens: int
+    counted: int
+
+    @classmethod
+    def of(cls, tensors: Tensors, losses: Tensor) -> list[Done]:
+        """What `tensors` gave; nothing where they are no samples."""
+        if tensors.empty:
+            return []
+        return [cls(losses=losses.detach(), tokens=tensors.labels.numel(), counted=tensors.counted)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,13 +86,13 @@ class Spread:
             losses = self._losses(tensors)
             # A rank short of samples runs the model for its peers, on zeros that nobody counts.
             (losses.sum() * (0.0 if tensors.empty else scale)).backward()  # type: ignore[no-untyped-call]
-        return [] if tensors.empty else [Done(losses=losses.detach(), tokens=tensors.labels.numel())]
+        return Done.of(tensors, losses)
 
     def evaluate(self, tensors: Tensors) -> list[Done]:
         """The losses of a micro batch without their gradients."""
         with torch.no_grad(), self.loss_in_parts():
             losses = self._losses(tensors)
-        return [] if tensors.empty else [Done(losses=losses, tokens=tensors.labels.numel())]
+        return Done.of(tensors, losses)
 
     def parameters(self) -> list[nn.Parameter]:
         """Trained parameters of this rank; shards of them where they are sharded."""
@@ -97,6 +105,11 @@ class Spread:
     def held(self, optimizer: torch.optim.Optimizer) -> Held:
         """What checkpoints hold of the model and its optimizer."""
         return ModelAndOptimizer(model=self.model, optimizer=optimizer, frozen=frozen_digest(self.model))
+
+    def multiply_gradients(self, factor: float) -> None:
+        """Multiplies what the step has summed up so far."""
+        gradients = [local(each.grad) for each in self.parameters() if each.grad is not None]
+        torch._foreach_mul_(gradients, factor)
 
     def clip(self, max_norm: float | None) -> float:
         """Clips gradients in place by their global norm, which it returns (before clipping)."""

@@ -36,6 +36,8 @@ class Totals:
     token_digest: int = 0
     loss: int = 0
     tokens: int = 0
+    # Of the tokens, those that the loss counts.
+    counted: int = 0
     samples: int = 0
     nonfinite: int = 0
     stop: int = 0
@@ -45,19 +47,20 @@ class Totals:
 
     @property
     def mean_loss(self) -> float:
-        """Nats per token."""
-        return self.loss / (1 << LOSS_UNIT_BITS) / max(self.tokens, 1)
+        """Nats per token that counts."""
+        return self.loss / (1 << LOSS_UNIT_BITS) / max(self.counted, 1)
 
     def add_digests(self, order: int, token: int) -> None:
         """Adds the digests of one micro batch."""
         self.order_digest = wrap_add(self.order_digest, order)
         self.token_digest = wrap_add(self.token_digest, token)
 
-    def add_losses(self, losses: list[float], tokens: int) -> None:
-        """Adds the summed loss of each sample of one micro batch."""
+    def add_losses(self, losses: list[float], tokens: int, counted: int | None = None) -> None:
+        """Adds the summed loss of each sample of one micro batch, of whose tokens all count, or `counted`."""
         self.loss += fixed_point(losses)
         self.nonfinite += sum(1 for loss in losses if not (loss == loss and abs(loss) != float("inf")))
         self.tokens += tokens
+        self.counted += tokens if counted is None else counted
         self.samples += len(losses)
 
     def reduce(self, device: torch.device) -> Totals:

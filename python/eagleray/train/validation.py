@@ -24,6 +24,11 @@ def validate(context: Context, spread: Spread, step: int) -> None:
                     f"validation `{held.name}` after step {step}: the loss of {totals.nonfinite} of {totals.samples} "
                     "samples is not finite. Lower `train.optimizer.adamw.lr`, or look at the held-out documents"
                 )
+            if totals.counted == 0:
+                raise _core.InvalidError(
+                    f"validation `{held.name}`: none of the tokens of its {totals.samples} samples counts: no turn of "
+                    "an assistant reaches into them. Raise `samples` or `data.sequence_length`"
+                )
             if context.rank == 0:
                 figures = {"name": held.name, "step": step, "loss": totals.mean_loss, "samples": totals.samples}
                 context.reporter.add("validation", t=end, **figures, start=start, end=end)
@@ -37,7 +42,7 @@ def _totals(context: Context, spread: Spread, held: Validation) -> Totals:
         while (batch := stream.next()) is not None:
             for done in spread.evaluate(Tensors.of(batch, context.device)):
                 if context.speaks:
-                    mine.add_losses(done.losses.double().tolist(), done.tokens)
+                    mine.add_losses(done.losses.double().tolist(), done.tokens, done.counted)
     finally:
         stream.close()
     return mine.reduce(context.device)

@@ -120,7 +120,11 @@ class Zero3(Spread):
         self.model.set_gradient_accumulation_boundary(last)
         losses = self._losses(tensors)
         self.model.backward(losses.sum() * (0.0 if tensors.empty else scale), scale_wrt_gas=False)
-        return [] if tensors.empty else [Done(losses=losses.detach(), tokens=tensors.labels.numel())]
+        return Done.of(tensors, losses)
+
+    def multiply_gradients(self, factor: float) -> None:
+        """As `Spread.multiply_gradients`."""
+        torch._foreach_mul_(self.gradients(), factor)
 
     def clip(self, max_norm: float | None) -> float:
         """As `Spread.clip`."""

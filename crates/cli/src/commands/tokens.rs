@@ -151,6 +151,7 @@ fn described(dataset: &Dataset) -> serde_json::Value {
         "vocab_size": manifest.vocab_size,
         "eod_id": manifest.eod_id,
         "token_bytes": manifest.token_bytes,
+        "loss_mask": manifest.loss_mask,
         "tokens": manifest.tokens,
         "documents": manifest.documents,
         "shards": manifest.shards.len(),

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::run_file::{DocumentHash, RunBuilder};
 use super::{LongDocuments, MapTask, Settings, from_json, paths, to_json};
 use crate::chat::{Chat, Rendered};
-use crate::format::{TokenType, uncounted};
+use crate::format::TokenType;
 use crate::reader::{self, Piece, Record};
 use crate::tokenizer::{self, Definition, Tokenizer};
 
@@ -141,18 +141,18 @@ impl<'a> Mapper<'a> {
         }
         self.ids.clear();
         self.tokenizer.encode(text, &mut self.ids)?;
-        self.take(text, self.settings.eod_id)
+        self.take(text)
     }
 
     fn conversation(&mut self, chat: &Chat, rendered: &Rendered) -> Result<()> {
         self.ids.clear();
         chat.encode(rendered, &mut self.ids)?;
-        // The assistant's last word ends a turn; that nothing comes after is not for it to say.
-        self.take(&rendered.text, uncounted(self.settings.eod_id))
+        self.take(&rendered.text)
     }
 
-    /// Takes what `self.ids` hold of `text` into the run, ended by `eod`.
-    fn take(&mut self, text: &str, eod: u32) -> Result<()> {
+    /// Takes what `self.ids` hold of `text` into the run, and the end of the document behind it.
+    fn take(&mut self, text: &str) -> Result<()> {
+        let eod = self.token_type.end_of_document(self.settings.eod_id);
         self.ids.push(eod);
         let limit = self.settings.sequence_length as usize;
         if self.ids.len() > limit {

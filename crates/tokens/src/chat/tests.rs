@@ -4,7 +4,7 @@ const CHATML: &str = "{% for message in messages %}{{'<|im_start|>' + message['r
                       message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}\
                       {{ '<|im_start|>assistant\n' }}{% endif %}";
 
-/// Bytes for words, and two special tokens: 300 begins a turn, 301 ends it.
+/// Bytes for words, and two special tokens: 257 begins a turn, 258 ends it.
 fn definition() -> Definition {
     let mut vocab: serde_json::Map<String, Value> =
         (0..=255_u32).map(|byte| (byte_name(byte), Value::from(byte))).collect();
@@ -15,9 +15,9 @@ fn definition() -> Definition {
     };
     let json = serde_json::json!({
         "version": "1.0", "truncation": null, "padding": null, "normalizer": null,
-        "added_tokens": [special(300, "<|im_start|>"), special(301, "<|im_end|>")],
+        "added_tokens": [special(257, "<|im_start|>"), special(258, "<|im_end|>")],
         "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
-        "post_processor": null, "decoder": {"type": "ByteLevel"},
+        "post_processor": null, "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
         "model": {"type": "BPE", "vocab": vocab, "merges": [], "dropout": null, "unk_token": null,
             "continuing_subword_prefix": null, "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false},
     });
@@ -42,8 +42,10 @@ fn chat(template: &str) -> Chat {
 }
 
 fn record(messages: &[(&str, &str)]) -> String {
-    let messages: Vec<Value> =
-        messages.iter().map(|(role, content)| serde_json::json!({"role": role, "content": content})).collect();
+    let messages: Vec<Value> = messages
+        .iter()
+        .map(|(role, content)| serde_json::json!({"role": role, "content": content}))
+        .collect();
     serde_json::json!({ "messages": messages }).to_string()
 }
 
@@ -53,7 +55,13 @@ fn counted(rendered: &Rendered) -> Vec<&str> {
 
 #[test]
 fn what_the_assistant_says_counts_and_the_end_of_its_turn() {
-    let talk = record(&[("system", "Be brief."), ("user", "안녕?"), ("assistant", "네."), ("user", "a"), ("assistant", "b")]);
+    let talk = record(&[
+        ("system", "Be brief."),
+        ("user", "안녕?"),
+        ("assistant", "네."),
+        ("user", "a"),
+        ("assistant", "b"),
+    ]);
     let rendered = chat(CHATML).render(&talk).unwrap();
     assert_eq!(counted(&rendered), ["네.<|im_end|>\n", "b<|im_end|>\n"]);
     assert!(rendered.text.starts_with("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n안녕?"));
@@ -67,14 +75,18 @@ fn ids_say_which_of_them_count() {
     chat.encode(&rendered, &mut ids).unwrap();
     let marked: Vec<u32> = ids.iter().copied().filter(|id| (*id as i32) >= 0).collect();
     // Three bytes of a syllable, the end of the turn, the line after it.
-    assert_eq!(marked, [0xea, 0xb0, 0x80, 301, u32::from(b'\n')]);
+    assert_eq!(marked, [0xea, 0xb0, 0x80, 258, u32::from(b'\n')]);
     let plain: Vec<u32> = ids.iter().map(|&id| crate::format::id_of(id)).collect();
-    assert_eq!((plain[0], plain.iter().filter(|id| **id == 300).count()), (300, 2));
+    assert_eq!((plain[0], plain.iter().filter(|id| **id == 257).count()), (257, 2));
 }
 
 #[test]
 fn tags_for_generation_change_nothing() {
-    let tagged = CHATML.replace("message['content'] +", "message['content'] }}{%- generation -%}{{ '' }}{%- endgeneration -%}{{")
+    let tagged = CHATML
+        .replace(
+            "message['content'] +",
+            "message['content'] }}{%- generation -%}{{ '' }}{%- endgeneration -%}{{",
+        )
         .replace("{{ '<|im_end|>'", "{{'<|im_end|>'");
     let talk = record(&[("user", "a"), ("assistant", "b")]);
     assert_eq!(chat(&tagged).render(&talk), chat(CHATML).render(&talk));
@@ -106,7 +118,8 @@ fn a_template_that_rewrites_the_past_is_refused_with_the_message() {
 
 #[test]
 fn a_template_s_own_error_is_the_reason() {
-    let strict = "{% if messages[0].role != 'user' %}{{ raise_exception('must begin with the user') }}{% endif %}";
+    let strict =
+        "{% if messages[0].role != 'user' %}{{ raise_exception('must begin with the user') }}{% endif %}";
     let error = chat(strict).render(&record(&[("assistant", "b")])).unwrap_err();
     assert_eq!(error, "cannot be rendered: must begin with the user (chat template, line 1)");
     let clock = "{{ strftime_now('%d') }}";
@@ -116,7 +129,10 @@ fn a_template_s_own_error_is_the_reason() {
 #[test]
 fn json_is_written_as_python_writes_it() {
     let chat = chat("{{ messages[0].data | tojson }}|{{ messages[0].data | tojson(indent=2) }}");
-    let record = serde_json::json!({"messages": [{"role": "assistant", "data": {"a": [1, "é<"], "b": {}}}]});
+    let record = serde_json::json!({"messages": [
+        {"role": "user", "data": {"a": [1, "é<"], "b": {}}},
+        {"role": "assistant"},
+    ]});
     let rendered = chat.render(&record.to_string()).unwrap();
     let (flat, indented) = rendered.text.split_once('|').unwrap();
     assert_eq!(flat, "{\"a\": [1, \"é<\"], \"b\": {}}");
@@ -125,7 +141,8 @@ fn json_is_written_as_python_writes_it() {
 
 #[test]
 fn a_template_that_is_none_says_the_line() {
-    let settings = Settings { field: "m".into(), template: "a\n{% if %}".into(), bos_token: None, eos_token: None };
+    let settings =
+        Settings { field: "m".into(), template: "a\n{% if %}".into(), bos_token: None, eos_token: None };
     let error = settings.environment().unwrap_err();
     assert!(error.message().starts_with("the chat template cannot be read, line 2"), "{error}");
 }
