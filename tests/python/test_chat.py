@@ -246,7 +246,7 @@ def test_what_was_learned_goes_on_after_a_stop(talks: Corpus, ranks: Ranks, tmp_
     train_in(ranks, 1, half)
     shutil.rmtree(half.store / "checkpoints" / f"step-{STEPS:09}")
     resumed: Trained = train_in(ranks, 2, half)
-    assert [event["step"] for event in resumed.steps()][0] == 11
+    assert next(event["step"] for event in resumed.steps()) == 11
     wanted = {event["step"]: event["loss"] for event in whole.steps()}
     found = {event["step"]: event["loss"] for event in resumed.steps()}
     assert all(loss == pytest.approx(wanted[step], rel=1e-5) for step, loss in found.items())
