@@ -119,6 +119,9 @@ def _set_auth(mode: str | None) -> None:
         os.environ[_AUTH] = mode
     # Ray keeps what it has read from the environment when it was imported.
     _raylet.Config.initialize("")
+    # And a token that it has once read. A guest would go on asking it of everyone, the next cluster's control store
+    # too, which has none: taken for dead by it, it would lose its actors before they run.
+    _raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def on_node(node: str) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import select
 import signal
 import subprocess
 import sys
@@ -13,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 
 import eagleray
 from conftest import SURVIVAL_STEPS, make_run
-from eagleray import _core, shell
+from eagleray import _core, _ray, shell
 from eagleray.shell import answers
 from package import PYTHON
+from test_cli_install import BINARY
 from test_elastic import RAY, Cluster
 from training import Corpus, Run, processes_with, wait_until
 
@@ -27,16 +31,40 @@ TAG = "EAGLERAY_TEST_SHELL"
 
 
 @pytest.fixture(scope="module")
-def running(corpus: Corpus, undisturbed: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """A run of two workers that goes on until it is stopped, in the midst of its steps."""
+def start_running(
+    corpus: Corpus, undisturbed: Run, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[], Run]]:
+    """Starts a run of two workers that goes on until it is stopped; one that still goes on is given again."""
     del undisturbed  # It has built the datasets.
-    run = make_run(corpus, tmp_path_factory.mktemp("looked-at"), steps=1_000_000, every="5000 steps")
-    driver = run.start()
-    try:
-        wait_until(lambda: (run.store / "world" / "0001.json").exists() and len(run.steps()) > 10, driver)
-        yield run
-    finally:
+    made: list[Run] = []
+
+    def start() -> Run:
+        if not made or made[-1].drivers[-1].process.poll() is not None:
+            made.append(make_run(corpus, tmp_path_factory.mktemp("looked-at"), steps=1_000_000, every="5000 steps"))
+            made[-1].start()
+        return made[-1]
+
+    yield start
+    for run in made:
         run.end()
+
+
+@pytest.fixture
+def running(start_running: Callable[[], Run]) -> Run:
+    """A run in the midst of its steps, which tests have in common until one of them ends it."""
+    run = start_running()
+    wait_until(lambda: (run.store / "world" / "0001.json").exists() and len(run.steps()) > 10, run.drivers[-1])
+    return run
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Cluster]:
+    """A cluster of this machine that wants no token."""
+    made = Cluster()
+    try:
+        yield made
+    finally:
+        made.end()
 
 
 def command(*arguments: str, text: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
@@ -51,8 +79,20 @@ def command(*arguments: str, text: str = "", **environment: str) -> subprocess.C
     )
 
 
+def installed(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
+    """The same from its beginning, in the binary of the wheel."""
+    return subprocess.run(
+        [str(BINARY), *arguments], input=text, env=clean(), capture_output=True, text=True, timeout=240
+    )
+
+
 def clean() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "EAGLERAY_"))}
+
+
+def signal_all(pids: list[int], number: signal.Signals) -> None:
+    for pid in pids:
+        os.kill(pid, number)
 
 
 def argv(*words: str) -> list[str]:
@@ -175,8 +215,6 @@ here().pid > 0
     assert '[0]     print("to", "both"); 1 / rank' in done.stderr
     assert "`%local` takes a whole statement on its line" in done.stderr
     assert ">>>" not in done.stdout + done.stderr
-    whole = command("prompt", str(running.store), "--ranks=1", text="if world:\n    rank")
-    assert (whole.returncode, whole.stdout, whole.stderr) == (0, "[1] 1\n", "")
 
 
 def test_programs_show_their_lines_by_rank_and_the_highest_exit_code(running: Run) -> None:
@@ -185,17 +223,75 @@ def test_programs_show_their_lines_by_rank_and_the_highest_exit_code(running: Ru
     assert sorted(done.stdout.splitlines()) == ["[0] 0 of 2", "[1] 1 of 2"]
     assert sorted(done.stderr.splitlines()) == ["[0] aside", "[1] aside"]
     assert done.returncode == 3
-    once = command(
-        "exec", str(running.store), "--once-per-node", "--format=json", *argv("sh", "-c", "echo a; kill -9 $$")
-    )
-    [told] = json.loads(once.stdout)["ranks"]
-    assert (told["rank"], told["code"], told["stdout"], once.returncode) == (0, 137, ["a"], 137)
     missing = command("exec", str(running.store), "--ranks=1", *argv("/no/such/program"))
     assert (missing.returncode, missing.stdout) == (127, "")
     assert missing.stderr == "[1] cannot run `/no/such/program`: No such file or directory\n"
     wrong = command("exec", str(running.store), "--ranks=0-5", *argv("true"))
     assert wrong.returncode == 1
     assert "the run has ranks 0-1, not `0-5`" in wrong.stderr
+
+
+def test_the_installed_binary_hands_over_its_arguments_its_input_and_the_exit_code(running: Run) -> None:
+    store = str(running.store)
+    typed = installed("shell", store, "--ranks", "1", text="if world:\n    rank")
+    assert (typed.returncode, typed.stdout, typed.stderr) == (0, "[1] 1\n", "")
+    # What looks like an option after `--` is the program's.
+    script = 'echo "$EAGLERAY_RANK" "$@"; kill -9 $$'
+    program = ["sh", "-c", script, "sh", "--ranks", "--", "a b"]
+    once = installed("exec", store, "--once-per-node", "--format", "json", "--", *program)
+    assert once.returncode == 137, once.stderr
+    [told] = json.loads(once.stdout)["ranks"]
+    assert (told["rank"], told["code"], told["stdout"]) == (0, 137, ["0 --ranks -- a b"])
+    refused = installed("shell", store, "--format", "json")
+    assert (refused.returncode, json.loads(refused.stdout)["error"]["kind"]) == (1, "invalid")
+
+
+def test_a_terminal_has_prompts_and_a_history_and_is_left_by_its_end(running: Run, tmp_path: Path) -> None:
+    # A home of its own for the history; the token of the cluster lies in the user's.
+    home = {"HOME": str(tmp_path), "RAY_AUTH_TOKEN_PATH": str(Path.home() / ".ray" / "auth_token")}
+    ours, theirs = pty.openpty()
+    try:
+        process = subprocess.Popen(
+            [str(BINARY), "shell", str(running.store)],
+            env=clean() | home | {"TERM": "dumb"},
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+        )
+        os.close(theirs)
+        shown = ""
+
+        def until(text: str) -> str:
+            """What is shown up to this text, from the text before on."""
+            nonlocal shown
+            deadline = time.monotonic() + 120
+            while text not in shown:
+                ready, _, _ = select.select([ours], [], [], max(0.0, deadline - time.monotonic()))
+                assert ready, shown
+                shown += os.read(ours, 4096).decode()
+            seen, _, shown = shown.partition(text)
+            return seen
+
+        def keys(text: str) -> None:
+            os.write(ours, text.encode())
+
+        banner = until(">>> ")
+        assert f"{running.store}: rank 0-1 of 2, attempt 1, generation 0" in banner
+        keys("for i in range(2):\n")
+        until("... ")
+        keys("    rank * 0 + 41 + i\n")
+        until("... ")
+        keys("\n")
+        assert until(">>> ").splitlines()[-2:] == ["[0-1] 41", "[0-1] 42"]
+        # Whoever sits there has seen it: it is no reason to leave with an error.
+        keys("here().nothing\n")
+        assert "AttributeError" in until(">>> ")
+        keys("\x04")
+        assert process.wait(timeout=60) == 0
+    finally:
+        os.close(ours)
+    assert "    rank * 0 + 41 + i" in (tmp_path / ".eagleray_history").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL], ids=["SIGINT", "SIGKILL"])
@@ -217,20 +313,67 @@ def test_programs_end_everywhere_with_whoever_started_them(running: Run, blow: s
         assert (process.returncode, told) == (130, "stopped\n")
 
 
-def test_a_run_that_was_looked_at_all_along_has_not_noticed(running: Run, undisturbed: Run) -> None:
-    wait_until(lambda: max(running.history()) >= SURVIVAL_STEPS, running.drivers[-1])
-    digests, expected = running.digests(), undisturbed.digests()
-    assert {step: digests[step] for step in expected} == expected
-    assert len(running.events("generation")) == 1
-    assert not running.events("failure")
+def test_a_process_goes_from_a_cluster_with_a_token_to_one_without_and_back(
+    running: Run, nodes: Cluster, tmp_path: Path
+) -> None:
+    with _ray.joined(nodes.address, auth="disabled", namespace="test", verbose=False):
+        node = ray.get_runtime_context().get_node_id()
+    # What is told of a run of one rank there, with this process for its driver and its worker.
+    here = os.uname().nodename
+    _core.claim(str(tmp_path), json.dumps({"host": here, "pid": os.getpid()}))
+    reach = {"address": nodes.address, "version": ray.__version__, "auth": "disabled"}
+    place = {"node": node, "address": "127.0.0.1", "pid": os.getpid(), "local_rank": 0, "gpus": []}
+    _core.put_world(str(tmp_path), json.dumps({"attempt": 1, "generation": 0, "ray": reach, "ranks": [place]}))
+    for _ in range(2):
+        with eagleray.connect(str(running.store)) as cluster:
+            assert cluster.world.ray["auth"] == "token"
+            assert cluster.run(lambda: shell.here().rank) == [0, 1]
+        with eagleray.connect(str(tmp_path)) as cluster:
+            assert cluster.run(lambda: shell.here().node) == [node]
 
 
-def test_another_world_and_the_end_are_told_to_who_is_connected_and_to_who_connects(running: Run) -> None:
+def test_a_run_that_is_looked_at_to_its_last_step_has_not_noticed(
+    new_run: Callable[..., Run], undisturbed: Run
+) -> None:
+    run = new_run(steps=SURVIVAL_STEPS)
+    driver = run.start()
+    wait_until((run.store / "world" / "0001.json").exists, driver)
+    # It waits for who looks, or would be through before the first look.
+    workers = driver.workers()
+    assert len(workers) == 2
+    signal_all(workers, signal.SIGSTOP)
+    looks = 0
+
+    def look() -> None:
+        nonlocal looks
+        while True:
+            assert cluster.run(lambda: shell.here().rank) == [0, 1]
+            looks += 1
+
+    with eagleray.connect(str(run.store)) as cluster:
+        began = max(run.history(), default=0)
+        signal_all(workers, signal.SIGCONT)
+        assert cluster.enter("sum(range(1000))") == ({0: "499500\n", 1: "499500\n"}, {})
+        assert cluster.exec(["true"]) == [0, 0]
+        with pytest.raises((shell.RankError, _core.ConflictError), match="connect again"):
+            look()
+    assert driver.wait() == 0, driver.text()
+    assert began < SURVIVAL_STEPS / 2
+    assert looks > 10
+    assert run.digests() == undisturbed.digests()
+    assert run.loss_drift(undisturbed) < 1e-5
+    assert len(run.events("generation")) == 1
+    assert not run.events("failure")
+
+
+def test_another_world_and_the_end_are_told_to_who_is_connected_and_to_who_connects(
+    running: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eagleray.shell.cluster.LOOK_SECONDS", 0.0)
     driver = running.drivers[-1]
     with eagleray.connect(str(running.store)) as cluster:
         os.kill(driver.workers()[0], signal.SIGKILL)
         wait_until(lambda: world(running).get("generation") == 1, driver)
-        time.sleep(2)
         with pytest.raises(_core.ConflictError, match="connect again"):
             cluster.run(os.getpid)
     with eagleray.connect(str(running.store), ranks=[0]) as cluster:
@@ -244,31 +387,27 @@ def test_another_world_and_the_end_are_told_to_who_is_connected_and_to_who_conne
 
 
 def test_helpers_stand_on_the_nodes_of_their_ranks_and_a_lost_node_is_told(
-    new_run: Callable[..., Run], undisturbed: Run
+    nodes: Cluster, new_run: Callable[..., Run], undisturbed: Run
 ) -> None:
-    del undisturbed
-    nodes = Cluster()
-    try:
-        tags = [nodes.add(), nodes.add()]
-        run = new_run(steps=1_000_000, every="100000 steps")
-        driver = run.start(RAY_ADDRESS=nodes.address, **RAY)
-        wait_until((run.store / "world" / "0001.json").exists, driver)
+    del undisturbed  # It has built the datasets.
+    tags = [nodes.add(), nodes.add()]
+    run = new_run(steps=1_000_000, every="100000 steps")
+    driver = run.start(RAY_ADDRESS=nodes.address, **RAY)
+    wait_until((run.store / "world" / "0001.json").exists, driver)
 
-        def stand() -> str:
-            import ray
+    def stand() -> str:
+        import ray
 
-            return str(ray.get_runtime_context().get_node_id())
+        return str(ray.get_runtime_context().get_node_id())
 
-        with eagleray.connect(str(run.store)) as cluster:
-            stood = cluster.run(stand)
-            assert stood == [place.node for place in cluster.world.places]
-            assert len(set(stood)) == 2
-            assert cluster.world.once_per_node([0, 1]) == [0, 1]
-            nodes.kill(tags[1])
-            with pytest.raises((shell.RankError, _core.ConflictError), match="connect again"):
-                cluster.run(stand, timeout_s=120.0)
-    finally:
-        nodes.end()
+    with eagleray.connect(str(run.store)) as cluster:
+        stood = cluster.run(stand)
+        assert stood == [place.node for place in cluster.world.places]
+        assert len(set(stood)) == 2
+        assert cluster.world.once_per_node([0, 1]) == [0, 1]
+        nodes.kill(tags[1])
+        with pytest.raises((shell.RankError, _core.ConflictError), match="connect again"):
+            cluster.run(stand, timeout_s=120.0)
 
 
 def world(run: Run) -> dict[str, Any]:

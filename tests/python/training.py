@@ -321,8 +321,9 @@ class Run(Account):
 
     def start(self, *arguments: str, **environment: str) -> Driver:
         """Starts a driver with the same command as ever."""
-        tag = f"{os.getpid()}-{self.store.name}-{len(self.drivers)}"
         scratch = tempfile.mkdtemp(prefix="er-")
+        # No other driver's: by it one is ended, while those of other runs go on.
+        tag = Path(scratch).name
         output = Path(scratch) / "output"
         base = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "EAGLERAY_"))}
         search = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH", ""), str(PYTHON)]))

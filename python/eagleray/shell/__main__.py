@@ -11,6 +11,8 @@ from typing import Any
 
 from eagleray import _failure
 
+_ARGUMENT = "--argument="
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parses the command line, connects, and returns the exit code."""
@@ -24,10 +26,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.add_argument("--verbose", action="store_true", help="Ray's logs, and tracebacks")
         if name == "exec":
             command.add_argument("--once-per-node", action="store_true", help="only the lowest rank of each node")
-            command.add_argument("--argument", action="append", required=True, help="the program and its arguments")
-    options = parser.parse_args(arguments)
+            command.add_argument("--argument", help="of the program, itself included; as often as it has any")
+    words = sys.argv[1:] if arguments is None else arguments
+    # Not left to argparse: that of Python 3.11 drops a `--`, even one behind `=`.
+    program = [word.removeprefix(_ARGUMENT) for word in words if word.startswith(_ARGUMENT)]
+    options = parser.parse_args([word for word in words if not word.startswith(_ARGUMENT)])
+    if options.command == "exec" and not program:
+        parser.error("exec: expected a program")
     try:
-        return _prompt(options) if options.command == "prompt" else _exec(options)
+        return _prompt(options) if options.command == "prompt" else _exec(options, program)
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")
         return _failure.EXIT_STOPPED
@@ -51,7 +58,7 @@ def _prompt(options: argparse.Namespace) -> int:
         return Prompt(cluster).run()
 
 
-def _exec(options: argparse.Namespace) -> int:
+def _exec(options: argparse.Namespace, program: Sequence[str]) -> int:
     from .answers import parse_ranks
     from .cluster import connected
     from .place import running_world
@@ -63,10 +70,10 @@ def _exec(options: argparse.Namespace) -> int:
         ranks = world.once_per_node(ranks)
     if options.format == "text":
         with connected(world, ranks=ranks, verbose=options.verbose) as cluster:
-            return max(cluster.exec(options.argument))
+            return max(cluster.exec(program))
     outputs: dict[int, dict[str, list[str]]] = {rank: {"stdout": [], "stderr": []} for rank in ranks}
     with connected(world, ranks=ranks, verbose=options.verbose) as cluster:
-        codes = cluster.exec(options.argument, show=lambda rank, stream, line: outputs[rank][stream].append(line))
+        codes = cluster.exec(program, show=lambda rank, stream, line: outputs[rank][stream].append(line))
     told: list[dict[str, Any]] = [
         {"rank": rank, "node": world.places[rank].node, "code": code, **outputs[rank]}
         for rank, code in zip(ranks, codes, strict=True)
