@@ -15,7 +15,7 @@ from filelock import FileLock
 
 import seaweed
 from ranks import Ranks
-from training import Corpus, Run, Trained, make_corpus, spec_text, train_in
+from training import BATCH, SCRIPTS, Corpus, Run, Trained, make_corpus, spec_text, train_in
 
 # Whoever runs the tests in the background may have them ignore interrupts, and what they start inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -64,6 +64,32 @@ def new_run(corpus: Corpus, tmp_path: Path) -> Iterator[Callable[..., Run]]:
         run = make_run(corpus, tmp_path / name, **changes)
         made.append(run)
         return run
+
+    yield make
+    for run in made:
+        run.end()
+
+
+@pytest.fixture
+def script_run(tmp_path: Path) -> Iterator[Callable[..., Run]]:
+    """Makes runs of scripts; whatever they started is ended with the test."""
+    from eagleray import _core
+
+    made: list[Run] = []
+
+    def make(script: str, *arguments: str, workers: int = 2, keep: int = 100, data: str = "", **more: Any) -> Run:
+        text = {"path": str(SCRIPTS / script), "args": list(arguments), **more}
+        spec = tmp_path / "run.yaml"
+        spec.write_text(
+            f"version: 1\nname: tiny\nstore: {tmp_path}/store\n"
+            f"train: {{script: {json.dumps(text)}, max_failures: 2{data and SCRIPT_DATA}}}\n{data}"
+            f"checkpoint: {{keep: {{last: {keep}}}}}\ncluster: {{workers: {workers}}}\n",
+            encoding="utf-8",
+        )
+        resolved = tmp_path / "resolved.json"
+        resolved.write_text(_core.resolve_spec(str(spec), []), encoding="utf-8")
+        made.append(Run(store=tmp_path / "store", resolved=resolved))
+        return made[-1]
 
     yield make
     for run in made:
@@ -123,3 +149,5 @@ def s3(server: seaweed.S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
 # Long enough that a test can strike in the middle of it, on a machine that starts Ray in ten seconds.
 SURVIVAL_STEPS = 300
 SHORT_STEPS = 60
+SCRIPT_STEPS = 60
+SCRIPT_DATA = f", global_batch: {BATCH}, micro_batch: 2, steps: {SCRIPT_STEPS}"

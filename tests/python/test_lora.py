@@ -213,7 +213,7 @@ def _gradients(rank: int, world: int, resolved: dict[str, Any], attempt: int) ->
         loop = Loop(context, None)
         tokens = torch.arange(64).view(2, 32)
         positions = torch.arange(32).expand(2, -1)
-        tensors = Tensors(tokens=tokens, labels=tokens, position_ids=positions, empty=False)
+        tensors = Tensors(tokens=tokens, labels=tokens, position_ids=positions, counted=tokens.numel(), empty=False)
         loop.spread.forward_backward(tensors, 1.0, last=True)
         loop.stream.close()
         named = dict(loop.spread.model.named_parameters())

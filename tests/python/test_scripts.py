@@ -6,7 +6,9 @@ import json
 import os
 import re
 import signal
-from collections.abc import Callable, Iterator
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,34 +16,10 @@ import pytest
 
 from eagleray import _core
 from eagleray.train.plan import Script, plan_from
-from training import Run, wait_until
+from training import SCRIPTS, Run, wait_until
 
-SCRIPTS = Path(__file__).parent / "scripts"
 pytestmark = pytest.mark.timeout(900)
-
-
-@pytest.fixture
-def script_run(tmp_path: Path) -> Iterator[Callable[..., Run]]:
-    """Makes runs of scripts; whatever they started is ended with the test."""
-    made: list[Run] = []
-
-    def make(script: str, *arguments: str, workers: int = 2, keep: int = 100, **more: str) -> Run:
-        text = {"path": str(SCRIPTS / script), "args": list(arguments), **more}
-        spec = tmp_path / "run.yaml"
-        spec.write_text(
-            f"version: 1\nname: tiny\nstore: {tmp_path}/store\n"
-            f"train: {{script: {json.dumps(text)}, max_failures: 2}}\n"
-            f"checkpoint: {{keep: {{last: {keep}}}}}\ncluster: {{workers: {workers}}}\n",
-            encoding="utf-8",
-        )
-        resolved = tmp_path / "resolved.json"
-        resolved.write_text(_core.resolve_spec(str(spec), []), encoding="utf-8")
-        made.append(Run(store=tmp_path / "store", resolved=resolved))
-        return made[-1]
-
-    yield make
-    for run in made:
-        run.end()
+STEPS = 60
 
 
 def test_a_plain_script_finds_its_own_checkpoint_after_the_death_of_a_worker(
@@ -143,6 +121,39 @@ def test_a_trainer_script_goes_on_from_the_newest_commit_without_being_told(
     folder = (output / "checkpoint-100").resolve()
     assert folder.is_relative_to(run.store) and (folder / "trainer_state.json").exists()
     assert (output / "final" / "model.safetensors").exists()
+
+
+def test_an_sft_trainer_of_trl_has_the_losses_of_an_undisturbed_run_after_the_death_of_a_worker(
+    script_run: Callable[..., Run], tmp_path: Path
+) -> None:
+    pytest.importorskip("trl", reason="missing tool: trl")
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
+    output, alone = tmp_path / "out", tmp_path / "alone"
+    run = script_run("with_trl.py", "--steps", str(STEPS), "--pause", "0.05", "--output", str(output))
+    driver = run.start(**offline)
+    wait_until(lambda: newest_step(run) >= 30, driver)
+    os.kill(driver.workers()[-1], signal.SIGKILL)
+    assert driver.wait() == 0, driver.text()
+    assert len(run.events("generation")) == 2 and run.seconds("load") > 0
+    history = run.history()
+    assert sorted(history) == list(range(1, STEPS + 1))
+    assert run.commits()[-1] == STEPS
+    assert (output / f"checkpoint-{STEPS}").resolve().is_relative_to(run.store)
+    # The same script under torchrun, where nothing strikes it.
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", str(SCRIPTS / "with_trl.py")]
+    environment = os.environ | offline | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    arguments = ["--steps", str(STEPS), "--output", str(alone)]
+    subprocess.run([*command, *arguments], env=environment, check=True, capture_output=True)
+    mine, theirs = (losses_of(folder / f"checkpoint-{STEPS}") for folder in (output, alone))
+    assert mine == theirs and len(theirs) == STEPS and theirs[STEPS] < theirs[1] - 0.5
+    # The ledger's numbers went through JSON, which costs the last bit.
+    assert {step: event["loss"] for step, event in history.items()} == pytest.approx(theirs, rel=1e-12)
+
+
+def losses_of(checkpoint: Path) -> dict[int, float]:
+    """The loss of each step, as a Trainer logged it."""
+    state = json.loads((checkpoint / "trainer_state.json").read_text())
+    return {entry["step"]: entry["loss"] for entry in state["log_history"] if "loss" in entry}
 
 
 class Told:

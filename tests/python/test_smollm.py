@@ -120,7 +120,7 @@ def _write(rank: int, world: int, resolved: dict[str, Any], attempt: int, tokens
         with torch.no_grad():
             for _ in range(NEW_TOKENS):
                 positions = torch.arange(seen.shape[1]).view(1, -1)
-                given = Tensors(tokens=seen, labels=seen, position_ids=positions, empty=False)
+                given = Tensors(tokens=seen, labels=seen, position_ids=positions, counted=seen.numel(), empty=False)
                 logits = loop.spread.logits(loop.spread.model, given)
                 seen = torch.cat((seen, logits[:, -1:].argmax(dim=-1)), dim=1)
         return seen[0].tolist()

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 SEQUENCE = 32
 BATCH = 8
+SCRIPTS = Path(__file__).parent / "scripts"
 # In the environment of every process of a driver, to find them by.
 TAG = "EAGLERAY_TEST_TAG"
 # Only a hang is as slow as this; every wait below is for a condition.

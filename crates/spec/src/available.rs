@@ -119,8 +119,8 @@ impl Resolved {
             refused.push(format!("`train.anomalies` with `train.{own}`, which has a loop of its own,"));
         }
         let held_out = self.spec.data.as_ref().is_some_and(|data| !data.validation.is_empty());
-        if train.function.is_some() && held_out {
-            refused.push("`data.validation` with `train.function`".into());
+        if (train.script.is_some() || train.function.is_some()) && held_out {
+            refused.push(format!("`data.validation` with `train.{own}`"));
         }
         if let Some(Model::Huggingface { lora, .. }) = &self.spec.model {
             self.refuse_with_huggingface(refused);
@@ -134,11 +134,8 @@ impl Resolved {
         }
     }
 
-    /// A script has a model, data and a strategy of its own: what the spec says of them would go unheard.
+    /// A script has a model, validation and a strategy of its own: what the spec says of them would go unheard.
     fn refuse_with_script(&self, script: &Value, refused: &mut Vec<String>) {
-        if self.spec.data.is_some() {
-            refused.push("`data` with `train.script`".into());
-        }
         if self.spec.model.is_some() {
             refused.push("`model` with `train.script`".into());
         }

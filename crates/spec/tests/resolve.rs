@@ -253,10 +253,14 @@ fn a_run_of_one_s_own_code_needs_neither_data_nor_model() {
 fn a_script_runs_with_nothing_beside_it_that_would_go_unheard() {
     let text = "version: 1\nname: own\nstore: runs/own\ntrain: {script: {path: train.py}}\n";
     run(text, &[]).unwrap().refuse_unavailable(Purpose::Train).unwrap();
-    let overrides =
-        ["train.script={path: train.py}", "train.strategy=fsdp2", "cluster.workers={min: 1, max: 2}"];
+    let overrides = [
+        "train.script={path: train.py}",
+        "data.validation={held: {documents: held.jsonl}}",
+        "train.strategy=fsdp2",
+        "cluster.workers={min: 1, max: 2}",
+    ];
     let error = run(SMALL, &overrides).unwrap().refuse_unavailable(Purpose::Train).unwrap_err();
-    for key in ["`data`", "`model`", "`train.strategy: fsdp2`", "`cluster.workers` as a range"] {
+    for key in ["`data.validation`", "`model`", "`train.strategy: fsdp2`", "`cluster.workers` as a range"] {
         assert!(error.message().contains(&format!("{key} with `train.script`")), "{error}");
     }
     let elsewhere = ["store=s3://bucket/own", "train.script.path=s3://bucket/train.py"];
@@ -266,6 +270,16 @@ fn a_script_runs_with_nothing_beside_it_that_would_go_unheard() {
         error.message().contains("`train.script.path: s3://bucket/train.py`, which is no file"),
         "{error}"
     );
+}
+
+#[test]
+fn a_script_may_have_the_data_of_the_spec() {
+    let text = "version: 1\nname: own\nstore: runs/own\n\
+        data: {tokenizer: tokenizer.json, sequence_length: 32, sources: {web: {documents: web.jsonl, weight: 1.0}}}\n\
+        train: {script: {path: train.py}, global_batch: 8}\n";
+    let resolved = run(text, &[]).unwrap();
+    resolved.refuse_unavailable(Purpose::Train).unwrap();
+    resolved.refuse_unavailable(Purpose::Build).unwrap();
 }
 
 #[test]

@@ -214,6 +214,8 @@ def plan_from(resolved: Mapping[str, Any], datasets: Mapping[str, Mapping[str, s
         raise _core.InvalidError("the key `steps` is missing in `train`: the run must know its end")
     own = train.get("function") is not None or script is not None
     every = checkpoint["every"]
+    if script is not None and data["sources"]:
+        _require_even_shares(train["global_batch"], spec["cluster"]["workers"]["max"])
     optimizer, schedule = train["optimizer"], train["schedule"]
     layout = Layout.from_resolved(train["strategy"])
     model = None if own else model_from(resolved, vocab_size)
@@ -263,3 +265,12 @@ def plan_from(resolved: Mapping[str, Any], datasets: Mapping[str, Mapping[str, s
         hashes={key: resolved[key] for key in ("spec_hash", "order_hash", "model_hash")},
         program=resolved["program"],
     )
+
+
+def _require_even_shares(global_batch: int, workers: int) -> None:
+    """A script takes as many samples on each worker."""
+    if global_batch % workers:
+        raise _core.InvalidError(
+            f"`train.global_batch: {global_batch}` over {workers} workers: with `train.script` each worker takes as "
+            f"many samples in a step; choose a multiple of {workers}"
+        )

@@ -19,7 +19,7 @@ import torch
 
 from eagleray import _core
 
-from . import script_accelerate, script_trainer
+from . import script_accelerate, script_data, script_trainer
 from .context import Outcome
 from .plan import Script
 from .script_hooks import after_import
@@ -41,12 +41,15 @@ def run_script(session: Session, script: Script, entered: float) -> Outcome:
     with (
         after_import(
             {
+                "torch.utils.data.dataloader": script_data.adapt_loader,
+                "accelerate.data_loader": script_data.adapt_accelerate,
                 "accelerate.accelerator": lambda module: script_accelerate.adapt(module, session),
                 "accelerate.optimizer": lambda module: script_accelerate.adapt_optimizer(module, session),
                 "transformers.trainer": lambda module: script_trainer.adapt(module, session),
             }
         ),
         session.running(),
+        script_data.offered(session.feed),
     ):
         try:
             with _as_main(script):
@@ -61,6 +64,8 @@ def run_script(session: Session, script: Script, entered: float) -> Outcome:
         except Exception as error:
             traceback.print_exception(error)
             raise _failed(script, error) from None
+        if session.feed is not None:
+            session.feed.require_asked()
     return Outcome(outcome="stopped" if session.stopped else "completed", step=session.step)
 
 

@@ -15,6 +15,7 @@ import torch
 from eagleray import _core
 
 from .plan import Script
+from .script_data import feed_of
 from .script_session import Session, StopScript, absolute
 
 WRITER = "accelerate"
@@ -123,9 +124,23 @@ def adapt(module: Any, session: Session) -> None:
             load(self, input_dir, *arguments, **named)
             return
         load(self, str(session.folder_of(commit)), *arguments, **named)
-        session.step = int(commit["step"])
+        session.go_on_from(commit)
 
     accelerator.__init__, accelerator.save_state, accelerator.load_state = __init__, save_state, load_state
+    accelerator.prepare_data_loader = _prepare_data_loader(accelerator.prepare_data_loader, session)
+
+
+def _prepare_data_loader(original: Callable[..., Any], session: Session) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def prepare_data_loader(self: Any, data_loader: Any, *arguments: Any, **named: Any) -> Any:
+        feed = feed_of(data_loader)
+        # A Trainer accumulates by itself, and so may a script: what they take is counted at each step.
+        if feed is not None and session.teller in (None, WRITER) and self.gradient_accumulation_steps > 1:
+            what = "`DataLoader(batch_size=…)` and `Accelerator(gradient_accumulation_steps=…)`"
+            feed.require_batches(what, data_loader.batch_size or 1, self.gradient_accumulation_steps)
+        return original(self, data_loader, *arguments, **named)
+
+    return prepare_data_loader
 
 
 def adapt_optimizer(module: Any, session: Session) -> None:
@@ -142,7 +157,7 @@ def adapt_optimizer(module: Any, session: Session) -> None:
                 first[:] = [weakref.ref(self)]
             if first[0]() is self:
                 session.teller = WRITER
-                session.ended_step(session.step + 1, lr=float(self.param_groups[0]["lr"]))
+                session.ended_step(session.next_step, lr=float(self.param_groups[0]["lr"]))
         return result
 
     optimizer.step = step

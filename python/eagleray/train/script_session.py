@@ -8,6 +8,7 @@ again, sees whole checkpoints and no others.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -28,6 +29,7 @@ from eagleray.checkpoint.files import write_files
 from .ledger import Clock, Event, Reporter
 from .plan import Plan
 from .resume import newest_fitting, superseded
+from .script_data import Feed, sum_over
 
 T = TypeVar("T")
 # A script that tells of no steps is accounted for this often.
@@ -48,6 +50,7 @@ class Session:
         self.plan, self.rank, self.world, self.attempt = plan, rank, world, attempt
         self.clock, self.reporter = clock, reporter
         self.step = 0
+        self.feed = Feed(plan, rank=rank, world=world, clock=clock) if plan.sources else None
         self.total_steps: int | None = plan.steps or None
         self.stopped = False
         # Who tells of steps, once somebody does: a Trainer steps through Accelerate's optimizer as well.
@@ -88,14 +91,32 @@ class Session:
         group: Any = dist.new_group(backend="gloo")
         self._group = group
 
+    @property
+    def next_step(self) -> int:
+        """The step of a script that does not count: after that of a checkpoint, or after where its data began."""
+        return max(self.step, 0 if self.feed is None else self.feed.begun) + 1
+
+    def go_on_from(self, commit: Mapping[str, Any]) -> None:
+        """The script goes on after the step of a commit."""
+        self.step = int(commit["step"])
+        if self.feed is not None:
+            self.feed.go_on_from(self.step)
+
     def ended_step(self, step: int, **fields: Any) -> None:
         """A step is done; what is known of it later may be added until the next one ends."""
         self.tell()
+        waited = 0.0
+        if self.feed is not None:
+            fields |= self.feed.ended_step(step, functools.partial(sum_over, self._group))
+            waited = self.feed.waited()
         with self._lock:
             now, start = self.clock.now(), self._mark
             self._mark, self.step = now, step
         event = {"step": step, "recompute": step <= self._reached_step, "start": start, "end": now}
-        event |= {"data_wait": 0.0, "compute": now - start, "checkpoint_stall": 0.0}
+        waited = min(waited, now - start)
+        event |= {"data_wait": waited, "compute": now - start - waited, "checkpoint_stall": 0.0}
+        if self.feed is not None:
+            event["position"] = (step - 1) * self.plan.global_batch
         if self.rank == 0:
             event |= {"world": self.world, **fields}
             if self.total_steps is not None:
@@ -136,10 +157,10 @@ class Session:
         staged = self.clock.now()
         fields = {
             "step": self.step,
-            "position": 0,
+            "position": self.step * self.plan.global_batch,
             "strategy": str(self.plan.layout),
             **self.plan.hashes,
-            "stream_state": None,
+            "stream_state": None if self.feed is None else self.feed.state_at(self.step),
             "program": self.plan.program,
             "metadata": {"script": {"path": str(path), "writer": writer}},
         }

@@ -8,6 +8,7 @@ from typing import Any
 
 from eagleray import _core
 
+from .script_data import RunDataset
 from .script_session import Session, absolute
 
 WRITER = "trainer"
@@ -29,10 +30,14 @@ def adapt(module: Any, session: Session) -> None:
 
     @functools.wraps(train)
     def train_on(self: Any, resume_from_checkpoint: Any = None, *arguments: Any, **named: Any) -> Any:
+        if isinstance(self.train_dataset, RunDataset):
+            require_order(self.train_dataset, self.args)
         commit = session.newest_in(Path(self.args.output_dir))
         if commit is not None:
             resume_from_checkpoint = str(session.folder_of(commit))
-            session.step = int(commit["step"])
+            session.go_on_from(commit)
+        elif session.feed is not None and not resume_from_checkpoint:
+            session.feed.go_on_from(0)
         return train(self, resume_from_checkpoint, *arguments, **named)
 
     @functools.wraps(save)
@@ -95,3 +100,19 @@ def _refuse(arguments: Any, session: Session) -> None:
         raise _core.InvalidError(f"`train.script`: `TrainingArguments` with {', '.join(refused)} is not available")
     if arguments.world_size != session.world:
         raise _core.InvalidError(f"`Trainer` sees {arguments.world_size} of the run's {session.world} workers")
+
+
+def require_order(dataset: RunDataset, arguments: Any) -> None:
+    """Refuses a `Trainer` whose steps are not those of the run's order."""
+    feed, steps = dataset.feed, dataset.feed.plan.steps
+    if arguments.auto_find_batch_size:
+        raise _core.InvalidError("`TrainingArguments(auto_find_batch_size=True)` is not available with `dataset()`")
+    feed.require_batches(
+        "`per_device_train_batch_size` and `gradient_accumulation_steps` of `TrainingArguments`",
+        arguments.train_batch_size,
+        arguments.gradient_accumulation_steps,
+    )
+    if 0 < steps < arguments.max_steps:
+        raise _core.InvalidError(
+            f"`TrainingArguments(max_steps={arguments.max_steps})`: `train.steps`, where `dataset()` ends, is {steps}"
+        )

@@ -66,7 +66,7 @@ class Totals:
     def reduce(self, device: torch.device) -> Totals:
         """The totals of the world, equal on every rank."""
         names = [entry.name for entry in fields(self)]
-        values = [_signed(getattr(self, name)) for name in names]
+        values = [signed(getattr(self, name)) for name in names]
         vector = torch.tensor(values, dtype=torch.int64, device=device)
         dist.all_reduce(vector)
         summed = dict(zip(names, (int(value) for value in vector.tolist()), strict=True))
@@ -75,7 +75,7 @@ class Totals:
         return Totals(**summed)
 
 
-def _signed(value: int) -> int:
+def signed(value: int) -> int:
     """The two's complement reading of a u64, which sums the same way."""
     value &= _MASK
     return value - (1 << 64) if value >> 63 else value
