@@ -1,4 +1,5 @@
-"""`cli`: how long the native binary takes to start, to check a spec of 500 lines, and to print its help.
+"""`cli`: how long the native binary takes to start, to check a spec of 500 lines, to render a run on 1,000 nodes,
+and to print its help.
 
 Every run is a fresh process; the kinds of run alternate, so that what else the machine does falls on
 all alike. Wall time is from just before the process is made to its end; CPU time is the process's own.
@@ -57,6 +58,38 @@ SOURCE = """\
       weight: 0.{index:03}
 """
 
+EKS = """\
+version: 1
+name: bench
+store: s3://bench/run
+data:
+  tokenizer: s3://bench/tokenizer.json
+  sequence_length: 8192
+  sources: {text: {documents: s3://bench/corpus/*.jsonl.zst}}
+model: {preset: llama-70b}
+train: {global_batch: 8192, steps: 100_000, strategy: fsdp2}
+cluster:
+  workers: 8000
+  eks:
+    namespace: training
+    image: bench:1
+    cpu: {instance: m7i.8xlarge, nodes: 64}
+    karpenter: {role: node, discovery: bench, ami: al2023@v20261112}
+    queue: bench
+    labels: {team: bench, model: bench, phase: pretrain}
+    groups:
+"""
+
+
+def thousand_nodes() -> str:
+    """A spec for EKS with 1,000 nodes in ten groups."""
+    zones = ("us-east-2a", "us-east-2b")
+    groups = [
+        f"      - {{name: g{index}, instance: p5.48xlarge, zone: {zones[index % 2]}, nodes: 100}}\n"
+        for index in range(10)
+    ]
+    return EKS + "".join(groups)
+
 
 def generated_spec() -> str:
     """A spec that `check` accepts, of at least `SPEC_LINES` lines."""
@@ -102,9 +135,12 @@ def run() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         spec = Path(folder, "run.yaml")
         spec.write_text(generated_spec(), encoding="utf-8")
+        cluster = Path(folder, "eks.yaml")
+        cluster.write_text(thousand_nodes(), encoding="utf-8")
         commands = {
             "help": [program, "--help"],
             "check_500_lines": [program, "check", str(spec)],
+            "render_1000_nodes": [program, "render", str(cluster), "--kueue", "-o", str(Path(folder, "manifests"))],
             "true": [shutil.which("true") or "/bin/true"],
         }
         wall: dict[str, list[float]] = {name: [] for name in commands}

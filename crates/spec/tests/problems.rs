@@ -70,6 +70,12 @@ snapshots! {
     a_weight_that_is_not_a_number: with("0.75", ".nan");
     a_missing_key_is_pointed_at_its_owner: with("  tokenizer: tokenizer.json\n", "");
     every_missing_key_is_named: shown("name: x\ndata:\n  sequence_length: lots\n  surces: {}\nmodel:\n  config: {num_heads: 3}\n", &[]);
+    names_of_a_cluster_that_are_none: with("checkpoint:",
+        "cluster: {eks: {namespace: a, image: b, groups: [{name: g, instance: p5, nodes: 1}], queue: A_b, \
+         priority: High, kuberay: 1.5, service_account: {name: S, role: admin}, \
+         karpenter: {role: 'arn:aws:iam::1:role/n', discovery: '', ami: al2023@latest, reservations: [r-1]}}}\ncheckpoint:");
+    the_version_of_kuberay_needs_no_quotes: with("checkpoint:",
+        "cluster: {eks: {namespace: a, image: b, groups: [{name: g, instance: p5, nodes: 1}], kuberay: 1.6}}\ncheckpoint:");
     a_missing_list_is_named: with("checkpoint:", "cluster: {eks: {namespace: a, image: b}}\ncheckpoint:");
     a_source_of_two_kinds: with("{documents: code/*.txt,", "{documents: code/*.txt, tokens: built/x,");
     a_source_of_no_kind: with("{documents: code/*.txt,", "{");

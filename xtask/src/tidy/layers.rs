@@ -13,13 +13,13 @@ use super::Finding;
 const DOCUMENT: &str = "ARCHITECTURE.md";
 /// What crates of ours are called.
 const PREFIX: &str = "eagleray-";
-/// Frameworks, and the one crate that may name each.
+/// Frameworks, and the one crate that may name each. One has the name of a crate of ours.
 const RIM: [(&str, &str); 6] = [
     ("pyo3", "py"),
     ("numpy", "py"),
     ("clap", "cli"),
     ("indicatif", "cli"),
-    ("kube", "kube"),
+    ("kube (not ours)", "kube"),
     ("axum", "board"),
 ];
 
@@ -100,9 +100,14 @@ fn edges(metadata: &Value) -> Edges {
         .map(|package| {
             let dependencies = package["dependencies"].as_array().into_iter().flatten();
             let used = dependencies.filter(|dependency| dependency["kind"] != "dev");
-            (short(&package["name"]), used.map(|dependency| short(&dependency["name"])).collect())
+            (short(&package["name"]), used.map(|dependency| used_name(&dependency["name"])).collect())
         })
         .collect()
+}
+
+/// The name of a dependency, told apart from a crate of ours that has the same.
+fn used_name(name: &Value) -> String {
+    if name == "kube" { "kube (not ours)".to_owned() } else { short(name) }
 }
 
 fn short(name: &Value) -> String {
@@ -164,6 +169,16 @@ mod tests {
     fn a_framework_stays_at_the_rim() {
         assert_eq!(messages(&[("py", &["pyo3"][..])]), Vec::<String>::new());
         assert_eq!(messages(&[("run", &["pyo3"][..])]), ["`run` may not use `pyo3`: only `py` may"]);
+    }
+
+    #[test]
+    fn a_framework_is_told_apart_from_a_crate_of_ours_with_its_name() {
+        let metadata = json!({"packages": [{"name": "eagleray-cli", "dependencies": [
+            {"name": "eagleray-kube", "kind": null}, {"name": "kube", "kind": null}]}]});
+        let edges = edges(&metadata);
+        assert_eq!(edges["cli"], ["kube", "kube (not ours)"].map(String::from).into());
+        let found = judge(&floors(TABLE), &edges_of(&[("py", &["kube (not ours)"])]));
+        assert_eq!(found[0].message, "`py` may not use `kube (not ours)`: only `kube` may");
     }
 
     #[test]

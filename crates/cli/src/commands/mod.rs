@@ -6,6 +6,7 @@ mod corpus;
 mod exec;
 mod init;
 mod plan;
+mod render;
 mod report;
 mod runs;
 mod shell;
@@ -39,6 +40,8 @@ pub(crate) enum Command {
     Tokens(tokens::Tokens),
     /// Show what a run needs of its devices, before it runs
     Plan(plan::Plan),
+    /// Write the manifests of a run on EKS
+    Render(render::Render),
     /// Train, or go on where the run stopped
     Train(train::Train),
     /// A Python prompt whose statements run beside all workers of a running run
@@ -62,6 +65,7 @@ impl Command {
             Self::Tokenizer(command) => command.run(output),
             Self::Tokens(command) => command.run(output),
             Self::Plan(command) => command.run(output),
+            Self::Render(command) => command.run(output),
             Self::Train(command) => command.run(output),
             Self::Shell(command) => command.run(output),
             Self::Exec(command) => command.run(output),

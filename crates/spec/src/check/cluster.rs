@@ -1,7 +1,7 @@
 //! Checks of `cluster`.
 
 use super::{Checks, is_dns_label};
-use crate::types::cluster::{Cluster, Eks};
+use crate::types::cluster::{Cluster, Eks, Karpenter};
 use crate::types::values::Count;
 
 /// The most workers of a run.
@@ -40,6 +40,7 @@ fn check_eks(checks: &mut Checks<'_>, eks: &Eks) {
     let image = !eks.image.trim().is_empty() && !eks.image.contains(char::is_whitespace);
     checks.require(image, &at("image"), format!("`{}` is not an image", eks.image), "");
     check_groups(checks, eks);
+    check_names(checks, eks);
     if let Some(cpu) = &eks.cpu {
         check_count(checks, &["cluster", "eks", "cpu", "nodes"], cpu.nodes, 0, u32::MAX);
     }
@@ -102,6 +103,55 @@ fn check_groups(checks: &mut Checks<'_>, eks: &Eks) {
     }
     let nodes = eks.groups.iter().any(|group| group.nodes.max > 0);
     checks.require(nodes || eks.groups.is_empty(), &owner, "the groups have no node at all", "");
+}
+
+/// Names of objects of a cluster and of AWS, as far as their form goes.
+fn check_names(checks: &mut Checks<'_>, eks: &Eks) {
+    let account = eks.service_account.as_ref();
+    let named = [
+        (vec!["queue"], eks.queue.as_ref()),
+        (vec!["priority"], eks.priority.as_ref()),
+        (vec!["service_account", "name"], account.map(|account| &account.name)),
+    ];
+    for (key, name) in named {
+        let Some(name) = name else { continue };
+        let path = [vec!["cluster", "eks"], key].concat();
+        let hint = "use small letters, digits and `-`, at most 63 characters";
+        checks.require(is_dns_label(name, 63), &path, format!("`{name}` is not a name"), hint);
+    }
+    if let Some(role) = account.and_then(|account| account.role.as_ref()) {
+        checks.require(
+            role.starts_with("arn:") && role.contains(":role/"),
+            &["cluster", "eks", "service_account", "role"],
+            format!("`{role}` is not the ARN of a role"),
+            "write `arn:aws:iam::ACCOUNT:role/NAME`",
+        );
+    }
+    if let Some(karpenter) = &eks.karpenter {
+        check_karpenter(checks, karpenter);
+    }
+}
+
+fn check_karpenter(checks: &mut Checks<'_>, karpenter: &Karpenter) {
+    let at = |key| ["cluster", "eks", "karpenter", key];
+    let Karpenter { role, discovery, ami, reservations } = karpenter;
+    let hint = "write its name alone: Karpenter makes the instance profile";
+    let role_holds = !role.is_empty() && !role.starts_with("arn:");
+    checks.require(role_holds, &at("role"), format!("`{role}` is not the name of a role"), hint);
+    checks.require(!discovery.is_empty(), &at("discovery"), "`discovery` is empty", "");
+    let version = ami.strip_prefix("al2023@");
+    let pinned = version.is_some_and(|version| version.starts_with('v')) || ami.starts_with("ami-");
+    checks.require(
+        pinned,
+        &at("ami"),
+        format!("`{ami}` is no pinned image"),
+        "write `al2023@v…` or `ami-…`: an image that moves makes Karpenter replace nodes of a run",
+    );
+    for (index, id) in reservations.iter().enumerate() {
+        let path = ["cluster", "eks", "karpenter", "reservations", &format!("[{index}]")];
+        let hint = "write its id: `cr-…`";
+        checks.require(id.starts_with("cr-"), &path, format!("`{id}` is not a capacity reservation"), hint);
+    }
 }
 
 fn check_variable(checks: &mut Checks<'_>, name: &str) {

@@ -49,9 +49,59 @@ pub struct Eks {
     /// The `LocalQueue` of Kueue; left out without Kueue.
     #[serde(default)]
     pub queue: Option<String>,
+    /// With a `queue` the `WorkloadPriorityClass` of Kueue, else the `PriorityClass` of the worker pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<String>,
+    /// As whom pods reach S3; the namespace's own account where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_account: Option<ServiceAccount>,
+    /// What Karpenter needs to make nodes; where it is left out, nodes that fit are somebody else's care.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub karpenter: Option<Karpenter>,
+    /// The version of `KubeRay` in the cluster.
+    #[serde(default)]
+    pub kuberay: KubeRay,
     /// Labels of everything that is made, for cost and search.
     #[serde(default)]
     pub labels: Named<String>,
+}
+
+/// As whom the pods of a run reach S3.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceAccount {
+    /// Its name, which a Pod Identity association names.
+    pub name: String,
+    /// The IAM role, where its right comes by IRSA instead of Pod Identity: an ARN.
+    #[serde(default)]
+    pub role: Option<String>,
+}
+
+/// What Karpenter needs to make the nodes of a run.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Karpenter {
+    /// The IAM role of the nodes: its name, no ARN.
+    pub role: String,
+    /// The value of the tag `karpenter.sh/discovery` on subnets and security groups.
+    pub discovery: String,
+    /// The image of the nodes, pinned: `al2023@v20261112` or `ami-…`.
+    pub ami: String,
+    /// The capacity reservations that groups of `capacity: reserved` use: `cr-…`.
+    #[serde(default)]
+    pub reservations: Vec<String>,
+}
+
+/// The version of `KubeRay` in a cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum KubeRay {
+    /// 1.6.
+    #[serde(rename = "1.6")]
+    V1_6,
+    /// 1.7.
+    #[default]
+    #[serde(rename = "1.7")]
+    V1_7,
 }
 
 /// One group of equal nodes.
