@@ -7,6 +7,8 @@ mod data;
 mod metrics;
 mod train;
 
+pub use cluster::is_secret_name;
+
 use crate::problem;
 use crate::problem::Problem;
 use crate::read::{Read, show_path};

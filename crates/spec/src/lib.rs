@@ -58,7 +58,7 @@ pub mod types;
 mod yaml;
 
 pub use available::Purpose;
-pub use check::NAME_CHARS_MAX;
+pub use check::{NAME_CHARS_MAX, is_secret_name};
 pub use problem::{Place, Problem, Problems};
 pub use read::Source;
 pub use resolve::{Strategist, VOCABULARY_GUESS, resolve, resolve_with};

@@ -13,15 +13,18 @@ use super::Finding;
 const DOCUMENT: &str = "ARCHITECTURE.md";
 /// What crates of ours are called.
 const PREFIX: &str = "eagleray-";
-/// Frameworks, and the one crate that may name each. One has the name of a crate of ours.
+/// Frameworks, and the one crate that may name each.
 const RIM: [(&str, &str); 6] = [
     ("pyo3", "py"),
     ("numpy", "py"),
     ("clap", "cli"),
     ("indicatif", "cli"),
-    ("kube (not ours)", "kube"),
+    ("kube", "kube"),
     ("axum", "board"),
 ];
+
+/// What stands before the name of such a framework among dependencies: one of them has the name of a crate of ours.
+const FRAMEWORK: &str = "framework ";
 
 /// Direct dependencies of each crate, tests' own left out: crate → names, both without our prefix.
 type Edges = BTreeMap<String, BTreeSet<String>>;
@@ -69,9 +72,10 @@ fn judge(floors: &Edges, edges: &Edges) -> Vec<Finding> {
         }
         let allowed = reachable(floors, name);
         for used in uses {
-            if let Some((_, rim)) = RIM.iter().find(|(framework, _)| framework == used) {
+            let framework = used.strip_prefix(FRAMEWORK);
+            if let Some((framework, rim)) = RIM.iter().find(|(known, _)| framework == Some(*known)) {
                 if rim != name {
-                    let message = format!("`{name}` may not use `{used}`: only `{rim}` may");
+                    let message = format!("`{name}` may not use `{framework}`: only `{rim}` may");
                     findings.push(Finding::error(&place, message));
                 }
             } else if edges.contains_key(used) && !allowed.contains(used) {
@@ -105,9 +109,9 @@ fn edges(metadata: &Value) -> Edges {
         .collect()
 }
 
-/// The name of a dependency, told apart from a crate of ours that has the same.
 fn used_name(name: &Value) -> String {
-    if name == "kube" { "kube (not ours)".to_owned() } else { short(name) }
+    let framework = RIM.iter().find(|(framework, _)| name == framework);
+    framework.map_or_else(|| short(name), |(framework, _)| format!("{FRAMEWORK}{framework}"))
 }
 
 fn short(name: &Value) -> String {
@@ -167,18 +171,18 @@ mod tests {
 
     #[test]
     fn a_framework_stays_at_the_rim() {
-        assert_eq!(messages(&[("py", &["pyo3"][..])]), Vec::<String>::new());
-        assert_eq!(messages(&[("run", &["pyo3"][..])]), ["`run` may not use `pyo3`: only `py` may"]);
+        assert_eq!(messages(&[("py", &["framework pyo3"][..])]), Vec::<String>::new());
+        assert_eq!(
+            messages(&[("run", &["framework pyo3"][..])]),
+            ["`run` may not use `pyo3`: only `py` may"]
+        );
     }
 
     #[test]
-    fn a_framework_is_told_apart_from_a_crate_of_ours_with_its_name() {
+    fn a_crate_of_ours_is_not_the_framework_of_its_name() {
         let metadata = json!({"packages": [{"name": "eagleray-cli", "dependencies": [
             {"name": "eagleray-kube", "kind": null}, {"name": "kube", "kind": null}]}]});
-        let edges = edges(&metadata);
-        assert_eq!(edges["cli"], ["kube", "kube (not ours)"].map(String::from).into());
-        let found = judge(&floors(TABLE), &edges_of(&[("py", &["kube (not ours)"])]));
-        assert_eq!(found[0].message, "`py` may not use `kube (not ours)`: only `kube` may");
+        assert_eq!(edges(&metadata), edges_of(&[("cli", &["kube", "framework kube"])]));
     }
 
     #[test]

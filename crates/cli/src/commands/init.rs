@@ -63,7 +63,7 @@ impl Init {
 }
 
 /// Writes whole or not at all.
-fn write(path: &Path, text: &str, force: bool) -> Result<()> {
+pub(super) fn write(path: &Path, text: &str, force: bool) -> Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder)?;
     let mut file =
@@ -78,7 +78,8 @@ fn readable() -> std::fs::Permissions {
     std::os::unix::fs::PermissionsExt::from_mode(0o644)
 }
 
-fn at(error: Error, path: &Path) -> Error {
+/// Says which file could not be written, and what to do.
+pub(super) fn at(error: Error, path: &Path) -> Error {
     if error.kind() == Kind::Conflict {
         return Error::invalid(format!("`{}` exists and is left as it is", path.display()))
             .with_hint("use another folder, or `--force` to replace it");

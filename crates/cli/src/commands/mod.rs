@@ -5,6 +5,7 @@ mod checkpoint;
 mod corpus;
 mod exec;
 mod init;
+mod migrate;
 mod plan;
 mod render;
 mod report;
@@ -27,6 +28,8 @@ use crate::output::Output;
 pub(crate) enum Command {
     /// Write a commented run.yaml to start from
     Init(init::Init),
+    /// Turn training jobs of Kubeflow into run specs, with an account of every field
+    Migrate(migrate::Migrate),
     /// Check a run spec: every error with its line and a hint
     Check(check::Check),
     /// Raw text out of files
@@ -60,6 +63,7 @@ impl Command {
     pub(crate) fn run(self, output: &Output) -> Result<()> {
         match self {
             Self::Init(command) => command.run(output),
+            Self::Migrate(command) => command.run(output),
             Self::Check(command) => command.run(output),
             Self::Corpus(command) => command.run(output),
             Self::Tokenizer(command) => command.run(output),

@@ -160,9 +160,7 @@ fn check_variable(checks: &mut Checks<'_>, name: &str) {
     let holds =
         name.chars().all(legal) && !name.starts_with(|c: char| c.is_ascii_digit()) && !name.is_empty();
     checks.require(holds, &path, format!("`{name}` is not a name for a variable"), "");
-    let upper = name.to_uppercase();
-    let word = upper.split('_').any(|word| SECRET_WORDS.contains(&word));
-    let secret = word || upper.contains("API_KEY") || upper.contains("ACCESS_KEY");
+    let secret = is_secret_name(name);
     let hint = "put it into a Kubernetes secret and name that in `env_from`";
     if secret {
         checks.report_secret(
@@ -171,4 +169,11 @@ fn check_variable(checks: &mut Checks<'_>, name: &str) {
             hint,
         );
     }
+}
+
+/// Whether a variable of this name holds a secret, which a spec does not hold.
+pub fn is_secret_name(name: &str) -> bool {
+    let upper = name.to_uppercase();
+    let word = upper.split('_').any(|word| SECRET_WORDS.contains(&word));
+    word || upper.contains("API_KEY") || upper.contains("ACCESS_KEY")
 }
