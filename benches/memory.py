@@ -58,7 +58,9 @@ def ours(_rank: int, _world: int) -> float:
     for _ in range(STEPS):
         tokens, labels, positions = _batch()
         model.forward_backward(
-            Tensors(tokens=tokens, labels=labels, position_ids=positions, counted=tokens.numel(), empty=False), 1 / labels.numel(), last=True
+            Tensors(tokens=tokens, labels=labels, position_ids=positions, counted=tokens.numel(), empty=False),
+            1 / labels.numel(),
+            last=True,
         )
         model.clip(1.0)
         optimizer.step()

@@ -149,7 +149,9 @@ def test_documents_of_a_sample_do_not_see_each_other(folders: Path, new_run: Cal
     model = AutoModelForCausalLM.from_pretrained(folders / "llama", attn_implementation="sdpa")
     tokens = torch.randint(0, 320, (2, 24))
     positions = torch.cat((torch.arange(10), torch.arange(14))).expand(2, -1)
-    packed = logits(model, Tensors(tokens=tokens, labels=tokens, position_ids=positions, counted=tokens.numel(), empty=False))
+    packed = logits(
+        model, Tensors(tokens=tokens, labels=tokens, position_ids=positions, counted=tokens.numel(), empty=False)
+    )
     torch.testing.assert_close(packed[:, 10:], model(input_ids=tokens[:, 10:]).logits)
     assert list(layers(model)) == ["0", "1"]
 

@@ -53,6 +53,11 @@ fn main() -> ExitCode {
     };
     let Global { format, quiet, verbose } = cli.global;
     let output = Output::new(format, quiet, verbose);
+    if format == Format::Sarif && !cli.command.prints_sarif() {
+        let error =
+            Error::invalid("`--format sarif` is for `eagleray lint` alone").with_hint("use `--format json`");
+        return fail(&output, &error);
+    }
     match cli.command.run(&output) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&output, &error),

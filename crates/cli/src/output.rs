@@ -12,6 +12,9 @@ use serde_json::{Value, json};
 pub(crate) enum Format {
     Text,
     Json,
+    // For code scanners; one command knows it, so that the help of the others does not list it.
+    #[value(hide = true)]
+    Sarif,
 }
 
 impl Format {
@@ -20,6 +23,7 @@ impl Format {
         match self {
             Self::Text => "text",
             Self::Json => "json",
+            Self::Sarif => "sarif",
         }
     }
 }
@@ -47,7 +51,7 @@ impl Output {
 
     /// Whether results are wanted as JSON.
     pub(crate) fn is_json(&self) -> bool {
-        self.format == Format::Json
+        self.format != Format::Text
     }
 
     /// Whether nothing but results and errors is wanted.

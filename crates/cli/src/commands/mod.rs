@@ -5,6 +5,7 @@ mod checkpoint;
 mod corpus;
 mod exec;
 mod init;
+mod lint;
 mod migrate;
 mod plan;
 mod render;
@@ -45,6 +46,8 @@ pub(crate) enum Command {
     Plan(plan::Plan),
     /// Write the manifests of a run on EKS
     Render(render::Render),
+    /// Find what is wrong with manifests of Ray, Karpenter and Kueue
+    Lint(lint::Lint),
     /// Train, or go on where the run stopped
     Train(train::Train),
     /// A Python prompt whose statements run beside all workers of a running run
@@ -60,6 +63,11 @@ pub(crate) enum Command {
 }
 
 impl Command {
+    /// Whether its results can be printed for code scanners.
+    pub(crate) const fn prints_sarif(&self) -> bool {
+        matches!(self, Self::Lint(_))
+    }
+
     pub(crate) fn run(self, output: &Output) -> Result<()> {
         match self {
             Self::Init(command) => command.run(output),
@@ -70,6 +78,7 @@ impl Command {
             Self::Tokens(command) => command.run(output),
             Self::Plan(command) => command.run(output),
             Self::Render(command) => command.run(output),
+            Self::Lint(command) => command.run(output),
             Self::Train(command) => command.run(output),
             Self::Shell(command) => command.run(output),
             Self::Exec(command) => command.run(output),
