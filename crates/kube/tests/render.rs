@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use common::{ELASTIC, FIRST, FIXED, rendered, resolved, shown};
+use eagleray_kube::lint;
 use eagleray_kube::render::{Options, render};
 use eagleray_kube::yaml::Node;
 use serde_json::Value;
@@ -55,6 +56,22 @@ fn what_is_written_is_what_was_meant() {
             let read: Value = serde_saphyr::from_str(&file.text()).unwrap();
             assert_eq!(read, Node::Map(file.object.clone()).value(), "{}", file.path);
         }
+    }
+}
+
+#[test]
+fn the_lint_finds_nothing_in_what_is_rendered() {
+    for (text, options) in [(ELASTIC, FIRST), (FIXED, Options { kueue: true, ..FIRST })] {
+        let texts: Vec<(String, String)> =
+            rendered(text, options).files.iter().map(|file| (file.path.clone(), file.text())).collect();
+        let files: Vec<lint::File<'_>> = texts.iter().map(|(name, text)| lint::File { name, text }).collect();
+        let report = lint::lint(&files, &lint::Options::default()).unwrap();
+        let found: Vec<String> = report
+            .findings
+            .iter()
+            .map(|found| format!("{} {}: {}", found.rule, found.path, found.message))
+            .collect();
+        assert_eq!(found, Vec::<String>::new());
     }
 }
 

@@ -26,7 +26,7 @@ pub(crate) struct Lint {
     /// Manifests, or folders of them
     #[arg(value_name = "FILE|DIR", required_unless_present = "explain")]
     paths: Vec<PathBuf>,
-    /// The version of KubeRay that will read them; 1.7, or what an object's label ray.io/kuberay-version says
+    /// The operator version that will read them; 1.7, or what an object's label ray.io/kuberay-version says
     #[arg(long, value_name = "VERSION", value_parser = kuberay)]
     kuberay: Option<KubeRay>,
     /// Leave the findings of a rule out; may be repeated

@@ -60,7 +60,7 @@ cluster:
     queue: llm-team
     priority: high
     pod:
-      spec: {containers: [{name: ray-worker, env: [{name: FI_PROVIDER, value: efa}]}]}
+      spec: {containers: [{name: ray-worker, env: [{name: FI_LOG_LEVEL, value: warn}]}]}
     labels: {team: nlp}
     kuberay: \"1.6\"
 ";
