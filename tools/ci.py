@@ -18,7 +18,7 @@ import environment
 import tests
 from place import CLONE, Failed, say
 
-TOTAL_BUDGET_S = 1800
+TOTAL_BUDGET_S = 2700
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +83,8 @@ def stages(runners: Runners) -> list[Stage]:
         Stage(name="licences", budget_s=90, body=checks.licences),
         Stage(name="wheel", budget_s=230, body=build.install),
         Stage(name="types", budget_s=20, body=checks.types),
-        Stage(name="rust tests", budget_s=90, body=lambda: runners.run("rust")),
-        Stage(name="python tests", budget_s=970, body=lambda: runners.run("python")),
+        Stage(name="rust tests", budget_s=120, body=lambda: runners.run("rust")),
+        Stage(name="python tests", budget_s=1700, body=lambda: runners.run("python")),
         Stage(name="quickstart", budget_s=165, body=_quickstart),
     ]
 

@@ -137,7 +137,7 @@ def test_a_family_has_the_losses_of_plain_transformers_and_loads_there_again(
         trained = train_in(ranks, world, many)
         assert trained.digests() == alone.digests()
         assert trained.loss_drift(alone) < 1e-5
-        ours, theirs = held_out_losses(many, exported(many, tmp_path / f"out-{world}"), trained)
+        ours, theirs = held_out_losses(many, exported(many, tmp_path / f"out-{strategy[:5]}-{world}"), trained)
         assert ours < before
         assert theirs == pytest.approx(ours, rel=1e-6)
 
