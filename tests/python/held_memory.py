@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from eagleray.train.context import Tensors
 from eagleray.train.layout import Layout
 from eagleray.train.model import sample_losses
 from eagleray.train.model_config import ModelConfig
@@ -76,3 +77,31 @@ def measure(strategy: str, shape: dict[str, Any], batch: tuple[int, int]) -> dic
         "optimizer": nbytes(moments),
         "saved": kept,
     }
+
+
+def measure_zero3(
+    _rank: int, _world: int, shapes: list[dict[str, Any]], batch: tuple[int, int], deepspeed: dict[str, Any]
+) -> list[dict[str, int]]:
+    """Trains one step of each shape under DeepSpeed and measures what it keeps of the model on this rank."""
+    found = []
+    for shape in shapes:
+        config = ModelConfig(**shape)
+        spread_model: Any = spread(
+            Layout(kind="zero3"), config, seed=1, precision="fp32", device=torch.device("cpu"), deepspeed=deepspeed
+        )
+        optimizer: Any = spread_model.optimizer(lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
+        tokens = torch.randint(0, config.vocab_size, batch)
+        positions = torch.arange(batch[1]).expand(batch)
+        tensors = Tensors(tokens=tokens, labels=tokens, position_ids=positions, counted=tokens.numel(), empty=False)
+        spread_model.forward_backward(tensors, 1.0 / tokens.numel(), last=True)
+        gradients = nbytes(spread_model.gradients())
+        optimizer.step()
+        states = optimizer.optimizer.state.values()
+        found.append(
+            {
+                "parameters": nbytes(optimizer.fp32_partitioned_groups_flat),
+                "gradients": gradients,
+                "optimizer": nbytes(value for state in states for value in state.values() if value.dim() > 0),
+            }
+        )
+    return found

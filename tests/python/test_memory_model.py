@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,8 +18,9 @@ from eagleray.train.model import Llama, num_parameters, sample_losses
 from eagleray.train.model_config import ModelConfig
 from eagleray.train.recompute import recompute
 from eagleray.train.strategy import build_optimizer
-from held_memory import measure_all
+from held_memory import measure_all, measure_zero3
 from ranks import Ranks
+from training import Run
 
 # docs/memory.md promises 10 % for any model; for this one the formulas are met to a few bytes in ten thousand.
 TOLERANCE = 0.01
@@ -87,6 +89,16 @@ def test_every_term_is_what_ranks_hold(shape: str, strategy: str, held: tuple[in
     for term in ("parameters", "gradients", "optimizer"):
         near(terms[term], max(rank[case][term] for rank in ranks))
     near(terms["activations"] + terms["logits"], max(rank[case]["saved"] for rank in ranks))
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_what_deepspeed_keeps_is_what_the_model_says(world: int, new_run: Callable[..., Run], ranks: Ranks) -> None:
+    deepspeed = new_run(strategy="zero3").spec()["spec"]["train"]["deepspeed"]
+    held = ranks.run(world, measure_zero3, list(SHAPES.values()), (2, 128), deepspeed)
+    for case, shape in enumerate(SHAPES.values()):
+        terms = at(planned(shape, {"kind": "zero3"}, world), "loss")
+        for term in ("parameters", "gradients", "optimizer"):
+            near(terms[term], max(rank[case][term] for rank in held))
 
 
 @pytest.mark.parametrize("shape", list(SHAPES))

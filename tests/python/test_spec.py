@@ -66,7 +66,7 @@ def test_differences_name_only_what_a_resume_may_not_change(spec: Path) -> None:
 
 
 def test_what_is_not_available_is_refused_by_name_for_the_purpose(spec: Path) -> None:
-    resolved = _core.resolve_spec(str(spec), ["train.strategy=zero3"])
+    resolved = _core.resolve_spec(str(spec), ["train.strategy=zero3", "train.recompute=selective"])
     _core.refuse_unavailable(resolved, "build")
-    with pytest.raises(_core.InvalidError, match=r"`train.strategy: zero3` is not available in this build"):
+    with pytest.raises(_core.InvalidError, match=r"`train.recompute: selective` with `train.strategy: zero3` is not"):
         _core.refuse_unavailable(resolved, "train")

@@ -26,3 +26,17 @@ pub mod manifest;
 pub mod migrate;
 pub mod render;
 pub mod yaml;
+
+/// Variables by which a training operator or `torchrun` tells a process where it stands among the others, and that Ray
+/// Train sets anew for each worker.
+pub(crate) const RANK_VARIABLES: [&str; 9] = [
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "WORLD_SIZE",
+    "RANK",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+    "NODE_RANK",
+    "GROUP_RANK",
+    "NNODES",
+];

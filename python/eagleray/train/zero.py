@@ -95,15 +95,12 @@ class Zero3(Spread):
 
     def optimizer(self, **settings: Any) -> torch.optim.Optimizer:
         """AdamW over this rank's runs. Parameters get their first values here: before there is nothing to keep them."""
-        # Its first step, with which DeepSpeed makes the moments, must leave the parameters as they are.
-        inner = build_optimizer(self.model.named_parameters(), lr=0.0, **_without(settings, "lr"))
+        inner = build_optimizer(self.model.named_parameters(), **settings)
         with contextlib.redirect_stdout(None):
             engine, self._optimizer, _, _ = _deepspeed().initialize(
                 model=self.model, optimizer=inner, config=dict(self.config), dist_init_required=False
             )
         self.model = engine
-        for group in self._optimizer.param_groups:
-            group["lr"] = settings["lr"]
         with self._written(), torch.no_grad():
             for name, parameter in self._named():
                 start, values = self._run(parameter)
@@ -161,10 +158,6 @@ class Zero3(Spread):
             optimizer._reassign_or_swap_out_partitioned_parameters(group)
         # Gathers again what is small enough to stay whole.
         optimizer._post_step(set())
-
-
-def _without(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
-    return {key: value for key, value in settings.items() if key != name}
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,25 +7,13 @@ use super::Problem;
 use super::account::{Account, Spot, Verdict};
 use super::draft::{CONTAINER, Draft};
 use super::launcher::Word;
+use crate::RANK_VARIABLES;
 
 /// Names by which Kubeflow knows the container that trains.
 const TRAINING: [&str; 3] = ["pytorch", "node", "trainer"];
 
 /// The port by which a `PyTorchJob`'s workers find their master.
 const MASTER_PORT: &str = "23456";
-
-/// Variables that say where a process stands among the others.
-const PLACEMENT: [&str; 9] = [
-    "MASTER_ADDR",
-    "MASTER_PORT",
-    "WORLD_SIZE",
-    "RANK",
-    "LOCAL_RANK",
-    "LOCAL_WORLD_SIZE",
-    "NODE_RANK",
-    "GROUP_RANK",
-    "NNODES",
-];
 
 /// Reads pod templates into a draft.
 pub(super) struct Pods<'a> {
@@ -192,7 +180,7 @@ impl Pods<'_> {
     pub(super) fn env(&mut self, spot: &Spot<'_>) {
         for item in spot.items() {
             let Some(name) = item.text("name") else { continue };
-            if PLACEMENT.contains(&name) || name.starts_with("PET_") {
+            if RANK_VARIABLES.contains(&name) || name.starts_with("PET_") {
                 self.replace(
                     &item,
                     "Ray Train sets `RANK`, `WORLD_SIZE`, `MASTER_ADDR` and the like for every worker",

@@ -1,22 +1,11 @@
 //! What stays behind when a job moves from a training operator to Ray.
 
+use crate::RANK_VARIABLES;
 use crate::lint::Rule;
 use crate::lint::at::At;
 use crate::lint::report::Say;
 use crate::lint::rule::Check;
 use crate::lint::scene::{Group, Ray, Scene};
-
-/// Variables that a training operator or `torchrun` sets, and that Ray Train sets anew for each worker.
-const RANK_ENV: [&str; 8] = [
-    "MASTER_ADDR",
-    "MASTER_PORT",
-    "WORLD_SIZE",
-    "RANK",
-    "LOCAL_RANK",
-    "LOCAL_WORLD_SIZE",
-    "NODE_RANK",
-    "GROUP_RANK",
-];
 
 pub(super) const RULES: &[Rule] = &[
     rule!("leftover-rank-env" Error "RayJob, RayCluster": "ranks and addresses by variables",
@@ -40,7 +29,7 @@ pub(super) const RULES: &[Rule] = &[
 fn rank_env(_: &Ray<'_>, group: &Group<'_>, say: &mut Say<'_, '_, '_>) {
     for entry in group.container.key("env").items() {
         let name = entry.key("name").str();
-        if RANK_ENV.contains(&name) || name.starts_with("PET_") {
+        if RANK_VARIABLES.contains(&name) || name.starts_with("PET_") {
             say.at(&entry, format!("{} sets `{name}` for all its pods", group.shown()));
         }
     }
