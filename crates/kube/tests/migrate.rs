@@ -239,7 +239,7 @@ fn arguments_reach_the_script_as_they_were() {
         args,
         ["--lr", "3e-4", "--on", "yes", "--text", "a: b #c", "--empty", "", "--number=010", "null"]
     );
-    assert_eq!(script["path"], "/work/train.py");
+    assert_eq!(script["path"], "/srv/train.py");
 }
 
 #[test]

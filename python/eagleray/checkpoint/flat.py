@@ -42,9 +42,11 @@ def boxes(shape: Sequence[int], start: int, end: int) -> Iterator[Box]:
 class FlatPart(torch.Tensor):
     """Values `start` and on of a tensor of `global_shape`: a flat tensor that DCP saves and reads as rectangles."""
 
+    start: int
+    # What DCP knows a tensor with a `global_shape` by. Where a rectangle lies in the flat tensor follows from their
+    # order, so that `local_offsets`, which DCP asks for, are never read.
     global_shape: tuple[int, ...]
     global_offsets: tuple[tuple[int, ...], ...]
-    # Of the rectangles; where each lies in the flat tensor follows from their order.
     local_sizes: tuple[tuple[int, ...], ...]
     local_offsets: tuple[tuple[int, ...], ...]
 
@@ -53,7 +55,7 @@ class FlatPart(torch.Tensor):
         """Shares memory with `values`, one-dimensional."""
         part = values.detach().as_subclass(cls)
         found = list(boxes(tuple(shape), start, start + values.numel()))
-        part.global_shape = tuple(shape)
+        part.start, part.global_shape = start, tuple(shape)
         part.global_offsets = tuple(offsets for offsets, _ in found)
         part.local_sizes = tuple(sizes for _, sizes in found)
         part.local_offsets = part.global_offsets
@@ -61,10 +63,7 @@ class FlatPart(torch.Tensor):
 
     def staged(self) -> FlatPart:
         """A copy in host memory."""
-        copy = self.as_subclass(torch.Tensor).to("cpu", copy=True).as_subclass(FlatPart)
-        copy.global_shape, copy.global_offsets = self.global_shape, self.global_offsets
-        copy.local_sizes, copy.local_offsets = self.local_sizes, self.local_offsets
-        return copy
+        return FlatPart.of(self.as_subclass(torch.Tensor).to("cpu", copy=True), self.global_shape, self.start)
 
     # What DCP asks of tensors that lie on many ranks, as `torch.distributed._checkpointable` has it.
 

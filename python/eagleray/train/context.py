@@ -144,6 +144,16 @@ def batch_digests(batch: Batch) -> tuple[int, int]:
     return int(order), int(token)
 
 
+def require_order(stream: BatchStream, rank: int, positions: tuple[int, int], found: int) -> None:
+    """Refuses samples whose order digest `found` is not what the order gives for `positions`, first to last."""
+    expected = stream.expected_order_digest(*positions)
+    if found != expected:
+        raise _core.CorruptError(
+            f"rank {rank}: the samples of positions {positions[0]} to {positions[1]} are not the ones the order gives: "
+            f"expected digest {expected:016x}, found {found:016x}"
+        )
+
+
 def slice_of(reader: int, readers: int, position: int, global_batch: int) -> tuple[int, int]:
     """The positions that `reader` trains on in the step at `position`: contiguous, sizes differ by at most one."""
     base, rest = divmod(global_batch, readers)

@@ -65,40 +65,49 @@ def start(model: nn.Module, config: HuggingfaceConfig, seed: int, device: torch.
     Adapters are always drawn by name.
     """
     _materialise(model, device)
-    weights = Weights(config, str(model.base_model_prefix)) if config.files else None
+    values = _Values(model, config, seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            mine = local(parameter)
-            rows = rows_of(parameter)
-            if lora.is_adapter(name):
-                mine.copy_(lora.initial_value(name, parameter.shape, seed)[rows.start : rows.stop])
-            elif weights is not None:
-                weights.read(lora.base_name(name), parameter.shape, rows, mine)
-            else:
-                mine.copy_(initial_value(config, name, parameter.shape, seed)[rows.start : rows.stop])
-    if weights is not None:
-        tied = {lora.base_name(name) for names in _by_parameter(model) for name in names}
-        weights.require_taken(tied)
+            values.read(name, parameter.shape, rows_of(parameter), local(parameter))
+    values.require_taken(model)
 
 
 def filler(model: nn.Module, config: HuggingfaceConfig, seed: int) -> Callable[[str, torch.Size, int, Tensor], None]:
     """Gives values of a parameter, from one of them on in row-major order, into a flat tensor."""
-    weights = Weights(config, str(model.base_model_prefix)) if config.files else None
-    if weights is not None:
-        weights.require_taken({name for names in _by_parameter(model) for name in names})
+    values = _Values(model, config, seed)
+    values.require_taken(model)
 
     def fill(name: str, shape: torch.Size, start: int, into: Tensor) -> None:
         row = math.prod(shape[1:])
         rows = range(start // row, -(-(start + into.numel()) // row))
-        if weights is None:
-            found = initial_value(config, name, shape, seed)[rows.start : rows.stop]
-        else:
-            found = torch.empty((len(rows), *shape[1:]))
-            weights.read(name, shape, rows, found)
+        found = torch.empty((len(rows), *shape[1:]))
+        values.read(name, shape, rows, found)
         begin = start - rows.start * row
         into.copy_(found.flatten()[begin : begin + into.numel()])
 
     return fill
+
+
+class _Values:
+    """The starting values of a model's parameters, read by rows."""
+
+    def __init__(self, model: nn.Module, config: HuggingfaceConfig, seed: int) -> None:
+        self._config, self._seed = config, seed
+        self._weights = Weights(config, str(model.base_model_prefix)) if config.files else None
+
+    def read(self, name: str, shape: torch.Size, rows: range, into: Tensor) -> None:
+        """Copies `rows` of the parameter `name`, which has `shape`, into `into`."""
+        if lora.is_adapter(name):
+            into.copy_(lora.initial_value(name, shape, self._seed)[rows.start : rows.stop])
+        elif self._weights is not None:
+            self._weights.read(lora.base_name(name), shape, rows, into)
+        else:
+            into.copy_(initial_value(self._config, name, shape, self._seed)[rows.start : rows.stop])
+
+    def require_taken(self, model: nn.Module) -> None:
+        """Refuses a folder with weights that the model has no place for."""
+        if self._weights is not None:
+            self._weights.require_taken({lora.base_name(name) for names in _by_parameter(model) for name in names})
 
 
 def initial_value(config: HuggingfaceConfig, name: str, shape: torch.Size, seed: int) -> Tensor:

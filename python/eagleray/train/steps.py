@@ -10,7 +10,7 @@ import torch
 
 from eagleray import _core
 
-from .context import Batch, BatchStream, Context, Tensors, batch_digests, slice_of
+from .context import Batch, BatchStream, Context, Tensors, batch_digests, require_order, slice_of
 from .ledger import StepWatch
 from .measures import measures
 from .totals import Totals
@@ -59,13 +59,8 @@ class StepReader:
 
     def _check_order(self, totals: Totals) -> None:
         context = self._context
-        first, last = slice_of(context.reader, context.axes.readers, self._position, context.plan.global_batch)
-        expected = self._stream.expected_order_digest(first, last)
-        if totals.order_digest != expected:
-            raise _core.CorruptError(
-                f"rank {context.rank}: the samples of positions {first} to {last} are not the ones the order "
-                f"gives: expected digest {expected:016x}, found {totals.order_digest:016x}"
-            )
+        mine = slice_of(context.reader, context.axes.readers, self._position, context.plan.global_batch)
+        require_order(self._stream, context.rank, mine, totals.order_digest)
 
 
 def seed_randomness(context: Context, cursor: int) -> None:

@@ -1,5 +1,7 @@
 //! The map task: pieces of raw objects → runs.
 
+use std::sync::Arc;
+
 use eagleray_base::{Digest, Result};
 use eagleray_store::Store;
 use serde::{Deserialize, Serialize};
@@ -68,15 +70,18 @@ pub fn run_map(task: &MapTask) -> Result<MapStats> {
         return from_json(&work.get(&done)?, &format!("`{}`", work.url_of(&done)));
     }
     let settings = &task.settings;
-    let tokenizer = tokenizer::cached(&work, paths::TOKENIZER, settings.tokenizer_hash, &settings.engine)?;
-    let chat = match &settings.chat {
+    let reading = match &settings.chat {
+        None => {
+            let (hash, engine) = (settings.tokenizer_hash, &settings.engine);
+            Reading::Texts(tokenizer::cached(&work, paths::TOKENIZER, hash, engine)?)
+        }
         Some(chat) => {
             let place = work.url_of(paths::TOKENIZER);
-            Some(Chat::new(chat, &Definition::parse(work.get(paths::TOKENIZER)?, &place)?)?)
+            let definition = Definition::parse(work.get(paths::TOKENIZER)?, &place)?;
+            Reading::Conversations(Box::new(Chat::new(chat, &definition)?))
         }
-        None => None,
     };
-    let mut mapper = Mapper::new(work, task, tokenizer.as_ref(), chat.as_ref());
+    let mut mapper = Mapper::new(work, task, &reading);
     for piece in &task.pieces {
         let store = Store::open(&piece.root)?;
         let read = mapper.piece(&store, piece);
@@ -87,12 +92,17 @@ pub fn run_map(task: &MapTask) -> Result<MapStats> {
     mapper.finish(&done)
 }
 
+/// What records hold, and what makes ids of it.
+enum Reading {
+    Texts(Arc<dyn Tokenizer>),
+    Conversations(Box<Chat>),
+}
+
 struct Mapper<'a> {
     work: Store,
     settings: &'a Settings,
     token_type: TokenType,
-    tokenizer: &'a dyn Tokenizer,
-    chat: Option<&'a Chat>,
+    reading: &'a Reading,
     key: [u8; 32],
     run: RunBuilder,
     ids: Vec<u32>,
@@ -100,14 +110,13 @@ struct Mapper<'a> {
 }
 
 impl<'a> Mapper<'a> {
-    fn new(work: Store, task: &'a MapTask, tokenizer: &'a dyn Tokenizer, chat: Option<&'a Chat>) -> Self {
+    fn new(work: Store, task: &'a MapTask, reading: &'a Reading) -> Self {
         let settings = &task.settings;
         Self {
             work,
             settings,
             token_type: settings.token_type(),
-            tokenizer,
-            chat,
+            reading,
             key: *Digest::of(settings.shuffle_key.as_bytes()).as_bytes(),
             run: RunBuilder::new(settings.shards),
             ids: Vec::new(),
@@ -117,13 +126,17 @@ impl<'a> Mapper<'a> {
 
     fn piece(&mut self, store: &Store, piece: &Piece) -> Result<()> {
         let url = store.url_of(&piece.path);
-        let field = if self.chat.is_some() { reader::WHOLE_RECORD } else { &self.settings.text_field };
+        let reading = self.reading;
+        let field = match reading {
+            Reading::Texts(_) => &self.settings.text_field,
+            Reading::Conversations(_) => reader::WHOLE_RECORD,
+        };
         let mut reader = reader::open(store, piece, field)?;
         while let Some(record) = reader.next()? {
             match record {
-                Record::Document { offset, text } => match self.chat {
-                    None => self.document(text)?,
-                    Some(chat) => match chat.render(text) {
+                Record::Document { offset, text } => match reading {
+                    Reading::Texts(tokenizer) => self.document(tokenizer.as_ref(), text)?,
+                    Reading::Conversations(chat) => match chat.render(text) {
                         Ok(rendered) => self.conversation(chat, &rendered)?,
                         Err(reason) => self.bad(&url, offset, reason),
                     },
@@ -134,13 +147,13 @@ impl<'a> Mapper<'a> {
         Ok(())
     }
 
-    fn document(&mut self, text: &str) -> Result<()> {
+    fn document(&mut self, tokenizer: &dyn Tokenizer, text: &str) -> Result<()> {
         if text.is_empty() {
             self.stats.empty += 1;
             return Ok(());
         }
         self.ids.clear();
-        self.tokenizer.encode(text, &mut self.ids)?;
+        tokenizer.encode(text, &mut self.ids)?;
         self.take(text)
     }
 
