@@ -58,6 +58,15 @@ use context::Context;
 /// The folders of a render, in the order in which they are applied.
 pub const FOLDERS: [&str; 5] = ["nodes", "queues", "run", "build", "train"];
 
+/// The label of everything that belongs to a run.
+pub const RUN_LABEL: &str = "eagleray/run";
+
+/// The label of everything that belongs to a launch: its name, `<run>-<number>`.
+pub const LAUNCH_LABEL: &str = "eagleray/launch";
+
+/// What the name of the launch that builds has after its number.
+pub const BUILD_SUFFIX: &str = "-build";
+
 /// What a render depends on beside the spec.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -94,8 +103,13 @@ impl File {
         self.field(&["metadata", "name"])
     }
 
+    /// The object without its reasons.
+    pub fn value(&self) -> serde_json::Value {
+        crate::yaml::Node::Map(self.object.clone()).value()
+    }
+
     fn field(&self, path: &[&str]) -> String {
-        let mut value = crate::yaml::Node::Map(self.object.clone()).value();
+        let mut value = self.value();
         for key in path {
             value = value[*key].take();
         }

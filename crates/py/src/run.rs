@@ -105,6 +105,12 @@ impl PyHeartbeat {
         slot.as_ref().is_some_and(Heartbeat::superseded)
     }
 
+    /// Whether somebody has asked this attempt to save and stop.
+    fn stop_asked(&self) -> bool {
+        let slot = self.heartbeat.lock().unwrap_or_else(PoisonError::into_inner);
+        slot.as_ref().is_some_and(Heartbeat::stop_asked)
+    }
+
     /// Gives no more signs.
     fn stop(&self, py: Python<'_>) {
         py.detach(|| drop(self.heartbeat.lock().unwrap_or_else(PoisonError::into_inner).take()));

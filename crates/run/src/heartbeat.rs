@@ -11,7 +11,7 @@ use std::time::Duration;
 use eagleray_base::{Error, Result};
 use eagleray_store::Store;
 
-use crate::{claim, paths};
+use crate::{claim, paths, stop};
 
 /// How often a driver gives a sign of life.
 pub const PERIOD: Duration = Duration::from_secs(5);
@@ -26,6 +26,7 @@ pub struct Heartbeat {
 #[derive(Debug, Default)]
 struct Shared {
     superseded: AtomicBool,
+    stop_asked: AtomicBool,
     stopped: Mutex<bool>,
     wake: Condvar,
 }
@@ -48,6 +49,9 @@ impl Heartbeat {
                     if matches!(claim::is_current(&store, attempt), Ok(false)) {
                         mine.superseded.store(true, Ordering::Relaxed);
                     }
+                    if matches!(stop::is_asked(&store, attempt), Ok(true)) {
+                        mine.stop_asked.store(true, Ordering::Relaxed);
+                    }
                 }
             })
             .map_err(|error| Error::exhausted("no thread for the heartbeat").with_source(error))?;
@@ -57,6 +61,11 @@ impl Heartbeat {
     /// Whether a newer attempt has claimed the run.
     pub fn superseded(&self) -> bool {
         self.shared.superseded.load(Ordering::Relaxed)
+    }
+
+    /// Whether somebody has asked this attempt to save and stop.
+    pub fn stop_asked(&self) -> bool {
+        self.shared.stop_asked.load(Ordering::Relaxed)
     }
 }
 

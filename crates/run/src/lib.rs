@@ -22,7 +22,7 @@
 //! ```
 //!
 //! Map: [`paths`] every path of a run · [`claim`] attempts and who may make one · [`heartbeat`] the sign of life
-//! of a driver · [`ledger`] writing and reading events · [`event`] their form · [`timeline`] spans to seconds by
+//! of a driver · [`stop`] asking it to save and stop · [`ledger`] writing and reading events · [`event`] their form · [`timeline`] spans to seconds by
 //! cause · [`account`] the report's figures · [`runs`] the runs of a folder · [`world`] where the ranks of a run are ·
 //! [`huggingface`] the model a run starts from, where it lies in a folder.
 
@@ -34,6 +34,7 @@ pub mod huggingface;
 pub mod ledger;
 pub mod paths;
 pub mod runs;
+pub mod stop;
 pub mod timeline;
 pub mod world;
 

@@ -27,6 +27,11 @@ pub fn end(attempt: u32) -> String {
     format!("{ATTEMPTS}/{attempt:04}.end.json")
 }
 
+/// What asks an attempt's driver to save and stop.
+pub fn stop(attempt: u32) -> String {
+    format!("{ATTEMPTS}/{attempt:04}.stop")
+}
+
 /// The sign of life of an attempt's driver.
 pub fn alive(attempt: u32) -> String {
     format!("{ATTEMPTS}/{attempt:04}.alive")

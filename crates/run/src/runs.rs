@@ -150,6 +150,6 @@ pub fn state_of(store: &Store, newest: Option<&Claim>, end: Option<&End>) -> Res
 }
 
 /// This machine's name, as Python's `platform.node()` gives it.
-pub(crate) fn this_host() -> String {
+pub fn this_host() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }

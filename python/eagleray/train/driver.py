@@ -229,6 +229,8 @@ class _Attempt:
             if self.heartbeat.superseded():
                 self.error = superseded(self.plan.store, self.attempt)
                 return
+            if self.stop.count == 0 and self.heartbeat.stop_asked():
+                self.stop.count = 1
             if self.stop.count > asked:
                 asked = self.stop.count
                 after = "saving after this step" if self.plan.script is None else "at the next save of the script"

@@ -5,13 +5,17 @@ mod checkpoint;
 mod corpus;
 mod exec;
 mod init;
+mod launch;
 mod lint;
+mod live;
+mod logs;
 mod migrate;
 mod plan;
 mod render;
 mod report;
 mod runs;
 mod shell;
+mod stop;
 mod tokenizer;
 mod tokens;
 mod train;
@@ -48,6 +52,16 @@ pub(crate) enum Command {
     Render(render::Render),
     /// Find what is wrong with manifests of Ray, Karpenter and Kueue
     Lint(lint::Lint),
+    /// Show what a launch would change on the cluster
+    Diff(launch::Diff),
+    /// Put a run on its cluster
+    Launch(launch::Launch),
+    /// Show what the driver or a pod of a launch says
+    Logs(logs::Logs),
+    /// Have a run save and stop, and delete its launches
+    Stop(stop::Stop),
+    /// Go on with a run whose launch has ended, as its next launch
+    Resume(launch::Resume),
     /// Train, or go on where the run stopped
     Train(train::Train),
     /// A Python prompt whose statements run beside all workers of a running run
@@ -79,6 +93,11 @@ impl Command {
             Self::Plan(command) => command.run(output),
             Self::Render(command) => command.run(output),
             Self::Lint(command) => command.run(output),
+            Self::Diff(command) => command.run(output),
+            Self::Launch(command) => command.run(output),
+            Self::Logs(command) => command.run(output),
+            Self::Stop(command) => command.run(output),
+            Self::Resume(command) => command.run(output),
             Self::Train(command) => command.run(output),
             Self::Shell(command) => command.run(output),
             Self::Exec(command) => command.run(output),

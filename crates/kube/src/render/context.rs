@@ -29,8 +29,7 @@ pub(super) const SPEC_FOLDER: &str = "/etc/eagleray";
 pub(super) const SPEC_FILE: &str = "run.yaml";
 
 /// Labels and annotations of ours.
-pub(super) const RUN_LABEL: &str = "eagleray/run";
-pub(super) const LAUNCH_LABEL: &str = "eagleray/launch";
+pub(super) use super::{LAUNCH_LABEL, RUN_LABEL};
 pub(super) const ROLE_LABEL: &str = "eagleray/role";
 pub(super) const SPEC_HASH: &str = "eagleray/spec-hash";
 

@@ -2,7 +2,7 @@
 
 use eagleray_base::Result;
 
-use super::File;
+use super::{BUILD_SUFFIX, File};
 use super::context::{Context, SPEC_FILE, SPEC_FOLDER, SPEC_HASH};
 use super::pod;
 use crate::yaml::Map;
@@ -50,7 +50,7 @@ pub(super) fn build(context: &Context<'_>) -> Option<File> {
         .with("template", pod::builder(context, &build.instance));
     let command = format!("eagleray tokens build {SPEC_FOLDER}/{SPEC_FILE}");
     let why = "before training, so that no accelerator waits for CPUs; what is built is found, what was begun goes on";
-    let name = format!("{}-build", context.launch);
+    let name = format!("{}{BUILD_SUFFIX}", context.launch);
     let object = ray_job(context, &name, Map::new().why("entrypoint", command, why), vec![group]);
     Some(File { path: "build/ray-job.yaml".into(), object })
 }

@@ -1,0 +1,282 @@
+//! `eagleray launch`, `eagleray resume` and `eagleray diff`: a run's objects on a live cluster.
+
+use std::fmt::Write as _;
+use std::time::Instant;
+
+use eagleray_base::{Error, Result};
+use eagleray_checkpoint::Save;
+use eagleray_kube::lint::{File, Finding, Options as LintOptions, Severity, lint};
+use eagleray_kube::render::{self, BUILD_SUFFIX, Rendered, render};
+use eagleray_launch::change::{Change, change};
+use eagleray_launch::cluster::Apply;
+use eagleray_launch::launches::{Launch as Launched, Phase};
+use eagleray_launch::wait;
+use eagleray_spec::Purpose;
+use eagleray_store::Store;
+use serde_json::{Value, json};
+
+use super::SpecArgs;
+use super::live::{ClusterArgs, Patience, Run, patience};
+use crate::output::Output;
+
+const AFTER_HELP: &str = "\
+What `eagleray render` writes is checked by every lint, then applied server-side under the name `eagleray`: nodes, \
+queues, what launches share, and the launch. Where some text is to be built, the launch that builds comes first and \
+holds no accelerator; the same command again, or --wait, goes on with the one that trains.
+
+The exit code is 0 when the launch is made (with --wait: when the run is complete), 1 when it was refused or has \
+failed, 2 when the cluster does not answer or the time is up.
+
+  eagleray launch run.yaml --wait --timeout 3d";
+
+/// Put a run on its cluster.
+#[derive(clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Launch {
+    #[command(flatten)]
+    how: How,
+    /// The number of the launch, part of its name; 1
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=99_999))]
+    launch: Option<u32>,
+    #[command(flatten)]
+    waiting: Waiting,
+}
+
+/// Go on with a run whose launch has ended, as its next launch.
+#[derive(clap::Args)]
+pub(crate) struct Resume {
+    #[command(flatten)]
+    how: How,
+    #[command(flatten)]
+    waiting: Waiting,
+}
+
+/// Show what a launch would change on the cluster.
+#[derive(clap::Args)]
+pub(crate) struct Diff {
+    #[command(flatten)]
+    how: How,
+    /// The number of the launch; the one that is alive, or the next
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=99_999))]
+    launch: Option<u32>,
+}
+
+#[derive(clap::Args)]
+struct How {
+    #[command(flatten)]
+    spec: SpecArgs,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    /// Apply the flavors and queues of Kueue too, with the quota that this run needs
+    #[arg(long)]
+    kueue: bool,
+    /// The data is built: make no launch that builds it
+    #[arg(long)]
+    built: bool,
+    /// Go on in spite of what this lint finds; may be repeated
+    #[arg(long, value_name = "RULE")]
+    accept: Vec<String>,
+    /// Take fields over that others have set
+    #[arg(long)]
+    force_conflicts: bool,
+}
+
+#[derive(clap::Args)]
+struct Waiting {
+    /// Wait until the run is complete or has failed
+    #[arg(long)]
+    wait: bool,
+    /// How long at most, such as 90s, 30m, 2h or 3d; the launch goes on after
+    #[arg(long, value_name = "TIME", value_parser = patience, requires = "wait")]
+    timeout: Option<Patience>,
+}
+
+impl Launch {
+    pub(crate) fn run(self, output: &Output) -> Result<()> {
+        let run = Run::open(&self.how.spec, &self.how.cluster)?;
+        let number = match self.launch {
+            Some(number) => number,
+            // What builds is part of the launch that it prepares.
+            None if run.launches.iter().all(|launch| launch.builds) => run.next().saturating_sub(1).max(1),
+            None => return Err(launched_before(&run)),
+        };
+        go(&run, &self.how, number, self.how.built, &self.waiting, output)
+    }
+}
+
+impl Resume {
+    pub(crate) fn run(self, output: &Output) -> Result<()> {
+        let run = Run::open(&self.how.spec, &self.how.cluster)?;
+        if run.launches.is_empty() {
+            return Err(Error::not_found(format!(
+                "`{}` has no launch on this cluster",
+                run.resolved.spec.name
+            ))
+            .with_hint("`eagleray launch` makes the first; with `--launch N` where the launches before it are deleted"));
+        }
+        let newest = newest_commit(&run.resolved.spec.store);
+        output.note(&match &newest {
+            Ok(Some(save)) => format!("goes on from step {}", save.step),
+            Ok(None) => "no checkpoint yet: begins at the first step".to_owned(),
+            Err(error) => format!("cannot look at the store from here, the driver will: {}", error.message()),
+        });
+        let built = self.how.built || matches!(newest, Ok(Some(_)));
+        go(&run, &self.how, run.next(), built, &self.waiting, output)
+    }
+}
+
+fn newest_commit(store: &str) -> Result<Option<Save>> {
+    Ok(eagleray_checkpoint::list(&Store::open(store)?)?.into_iter().find(|save| save.newest))
+}
+
+fn launched_before(run: &Run) -> Error {
+    let Some(last) = run.launches.iter().rfind(|launch| !launch.builds) else {
+        return Error::internal("a run without launches was launched before");
+    };
+    let error = Error::conflict(format!("launch `{}` of this run is {}", last.name, told(last)));
+    if last.phase.is_over() {
+        return error.with_hint(format!("`eagleray resume` goes on as launch {}", run.next()));
+    }
+    error.with_hint("`eagleray watch` shows it, `eagleray stop` ends it")
+}
+
+impl Diff {
+    pub(crate) fn run(self, output: &Output) -> Result<()> {
+        let run = Run::open(&self.how.spec, &self.how.cluster)?;
+        let alive = run.alive().map(|launch| launch.number).max();
+        let number = self.launch.or(alive).unwrap_or_else(|| run.next());
+        let rendered = rendered(&run, &self.how, number, self.how.built)?;
+        tell_findings(&findings(&rendered, &[])?, output);
+        let changes: Vec<Change> =
+            rendered.files.iter().map(|file| change(&run.cluster, &file.value())).collect::<Result<_>>()?;
+        if output.is_json() {
+            output.json(&json!({"launch": number, "changes": changes}));
+        } else {
+            output.print(&changes.iter().map(Change::text).collect::<String>());
+        }
+        Ok(())
+    }
+}
+
+fn rendered(run: &Run, how: &How, number: u32, built: bool) -> Result<Rendered> {
+    run.resolved.refuse_unavailable(Purpose::Train)?;
+    render(&run.resolved, render::Options { launch: number, kueue: how.kueue, built })
+}
+
+fn findings(rendered: &Rendered, accept: &[String]) -> Result<Vec<Finding>> {
+    let texts: Vec<String> = rendered.files.iter().map(render::File::text).collect();
+    let files: Vec<File<'_>> =
+        rendered.files.iter().zip(&texts).map(|(file, text)| File { name: &file.path, text }).collect();
+    Ok(lint(&files, &LintOptions { kuberay: None, accept: accept.to_vec() })?.findings)
+}
+
+fn tell_findings(findings: &[Finding], output: &Output) {
+    for finding in findings {
+        let Finding { file, rule, message, .. } = finding;
+        output.note(&format!("{}: {file}: {message} [{rule}]", finding.severity.name()));
+    }
+}
+
+/// One launch, from its build to its end as far as this is wanted.
+fn go(run: &Run, how: &How, number: u32, built: bool, waiting: &Waiting, output: &Output) -> Result<()> {
+    if let Some(alive) = run.alive().find(|launch| launch.number != number || !launch.builds) {
+        return Err(Error::conflict(format!("launch `{}` of this run is {}", alive.name, told(alive)))
+            .with_hint("`eagleray watch` shows it, `eagleray stop` ends it: two launches of a run would fight for it"));
+    }
+    let rendered = rendered(run, how, number, built)?;
+    let findings = findings(&rendered, &how.accept)?;
+    tell_findings(&findings, output);
+    let errors = findings.iter().filter(|finding| finding.severity == Severity::Error).count();
+    if errors > 0 {
+        return Err(Error::invalid(format!("{errors} errors in the manifests; nothing was applied"))
+            .with_hint("mend them, or `--accept RULE` each; `eagleray lint --explain RULE` says why"));
+    }
+    for note in &rendered.notes {
+        output.note(&format!("note: {note}"));
+    }
+    let going = Going { run, how, waiting, output, deadline: waiting.timeout.map(Patience::deadline) };
+    let name = format!("{}-{number}", run.resolved.spec.name);
+    let builds = rendered.files.iter().any(|file| file.path.starts_with("build/"));
+    let is_of = |file: &render::File, folder: &str| file.path.split('/').next() == Some(folder);
+    going.apply(rendered.files.iter().filter(|file| !is_of(file, "build") && !is_of(file, "train")))?;
+    if builds && run.find(number, true).is_none_or(|build| build.phase != Phase::Succeeded) {
+        let build = format!("{name}{BUILD_SUFFIX}");
+        if let Some(failed) = run.find(number, true).filter(|build| build.phase.is_over()) {
+            return Err(Error::conflict(format!("`{build}` has {}", told(failed)))
+                .with_hint(format!("`eagleray logs` shows why; then `--launch {}`", number + 1)));
+        }
+        going.apply(rendered.files.iter().filter(|file| is_of(file, "build")))?;
+        if !waiting.wait {
+            output.print(&going.said(&build, "builds the data, without an accelerator; the same command again, once it is done, trains"));
+            return Ok(());
+        }
+        going.wait(&build)?;
+    }
+    going.apply(rendered.files.iter().filter(|file| is_of(file, "train")))?;
+    if !waiting.wait {
+        output.print(&going.said(&name, "`eagleray watch` shows it"));
+        return Ok(());
+    }
+    let end = going.wait(&name)?;
+    output.print(&going.said(&name, &format!("{}; `eagleray report {}`", told(&end), run.resolved.spec.store)));
+    Ok(())
+}
+
+struct Going<'a> {
+    run: &'a Run,
+    how: &'a How,
+    waiting: &'a Waiting,
+    output: &'a Output,
+    deadline: Option<Instant>,
+}
+
+impl Going<'_> {
+    fn apply<'b>(&self, files: impl Iterator<Item = &'b render::File>) -> Result<()> {
+        for file in files {
+            let how = Apply { dry_run: false, force: self.how.force_conflicts };
+            self.run.cluster.apply(&file.value(), how).map_err(|error| match error.kind() {
+                eagleray_base::Kind::Conflict => {
+                    error.with_hint("`--force-conflicts` takes the fields over; `eagleray diff` shows them")
+                }
+                _ => error,
+            })?;
+            self.output.note(&format!("applied {} {}", file.kind(), file.name()));
+        }
+        Ok(())
+    }
+
+    /// Waits for an end that is good.
+    fn wait(&self, name: &str) -> Result<Launched> {
+        let mut last = String::new();
+        let end = wait::until_over(&self.run.cluster, &self.run.namespace, name, self.deadline, &mut |launch| {
+            let line = format!("{name}: {}", told(launch));
+            if line != last {
+                self.output.note(&line);
+                last = line;
+            }
+            Ok(())
+        })?;
+        if end.phase == Phase::Succeeded {
+            return Ok(end);
+        }
+        Err(Error::invalid(format!("launch `{name}` has {}", told(&end)))
+            .with_hint("`eagleray logs` shows its last words, `eagleray resume` goes on from the newest checkpoint"))
+    }
+
+    fn said(&self, name: &str, what: &str) -> String {
+        let namespace = &self.run.namespace;
+        if self.output.is_json() {
+            let value: Value = json!({"launch": name, "namespace": namespace, "waited": self.waiting.wait, "said": what});
+            return format!("{value:#}");
+        }
+        let mut text = String::new();
+        let _ = write!(text, "{namespace}/{name}: {what}");
+        text
+    }
+}
+
+/// `running`, `failed (AppFailed: …)`.
+fn told(launch: &Launched) -> String {
+    let word = if launch.deleting { "being deleted" } else { launch.phase.name() };
+    if launch.reason.is_empty() { word.to_owned() } else { format!("{word} ({})", launch.reason) }
+}

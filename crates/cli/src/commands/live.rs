@@ -1,0 +1,115 @@
+//! What the commands that talk to a cluster have in common.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use eagleray_base::{Error, Result};
+use eagleray_launch::cluster::{Cluster, Connection};
+use eagleray_launch::launches::{Launch, launches};
+use eagleray_spec::Resolved;
+
+use super::SpecArgs;
+
+/// Which cluster.
+#[derive(clap::Args)]
+pub(crate) struct ClusterArgs {
+    /// How to reach the cluster; $KUBECONFIG, ~/.kube/config, or the account of the pod that this runs in
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// A context of that file; its current one
+    #[arg(long, value_name = "NAME")]
+    context: Option<String>,
+}
+
+impl ClusterArgs {
+    pub(crate) fn connect(&self) -> Result<Cluster> {
+        Cluster::connect(&Connection { kubeconfig: self.kubeconfig.clone(), context: self.context.clone() })
+    }
+}
+
+/// A run and its launches on a cluster.
+pub(crate) struct Run {
+    pub(crate) resolved: Resolved,
+    pub(crate) cluster: Cluster,
+    pub(crate) namespace: String,
+    pub(crate) launches: Vec<Launch>,
+}
+
+impl Run {
+    /// Reads the spec and asks the cluster for the launches of its run.
+    pub(crate) fn open(spec: &SpecArgs, cluster: &ClusterArgs) -> Result<Self> {
+        let resolved = spec.resolve()?;
+        let namespace = namespace(&resolved)?;
+        let cluster = cluster.connect()?;
+        let launches = launches(&cluster, Some(&namespace), Some(&resolved.spec.name))?;
+        Ok(Self { resolved, cluster, namespace, launches })
+    }
+
+    /// The number of the next launch.
+    pub(crate) fn next(&self) -> u32 {
+        self.launches.iter().map(|launch| launch.number).max().unwrap_or(0) + 1
+    }
+
+    /// The launches that are not over, or are still being taken down.
+    pub(crate) fn alive(&self) -> impl Iterator<Item = &Launch> {
+        self.launches.iter().filter(|launch| !launch.phase.is_over() || launch.deleting)
+    }
+
+    /// The launch of this number that trains, or builds.
+    pub(crate) fn find(&self, number: u32, builds: bool) -> Option<&Launch> {
+        self.launches.iter().find(|launch| launch.number == number && launch.builds == builds)
+    }
+}
+
+/// The namespace of a run on EKS.
+pub(crate) fn namespace(resolved: &Resolved) -> Result<String> {
+    let namespace = resolved.spec.cluster.eks.as_ref().and_then(|eks| eks["namespace"].as_str());
+    namespace.map(str::to_owned).ok_or_else(|| {
+        Error::invalid("`cluster.eks` is missing: this run is on no cluster")
+            .with_hint("`eagleray train` runs it here; docs/eks.md has an example of `cluster.eks`")
+    })
+}
+
+/// `30m`, as a point in time from now on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience(Duration);
+
+impl Patience {
+    pub(crate) const fn of_seconds(seconds: u64) -> Self {
+        Self(Duration::from_secs(seconds))
+    }
+
+    pub(crate) fn deadline(self) -> Instant {
+        Instant::now() + self.0
+    }
+}
+
+/// `90s`, `30m`, `2h`, `3d`; a bare number is seconds.
+pub(crate) fn patience(text: &str) -> Result<Patience, String> {
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let unit = match &text[digits.len()..] {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        other => return Err(format!("`{other}` is no unit: s, m, h or d")),
+    };
+    let count: u64 = digits.parse().map_err(|_| "such as 90s, 30m or 2h".to_owned())?;
+    count.checked_mul(unit).filter(|seconds| *seconds <= 366 * 86_400).map(Patience::of_seconds).ok_or_else(|| "a year at most".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patience_is_read_with_its_unit() {
+        let seconds = |text| patience(text).map(|patience| patience.0.as_secs());
+        assert_eq!(seconds("90"), Ok(90));
+        assert_eq!(seconds("30m"), Ok(1_800));
+        assert_eq!(seconds("2h"), Ok(7_200));
+        for wrong in ["", "m", "-1s", "1w", "1.5h", "99999999999999999999", "400d", "ü"] {
+            assert!(seconds(wrong).is_err(), "{wrong}");
+        }
+    }
+}

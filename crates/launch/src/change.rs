@@ -1,0 +1,160 @@
+//! What applying objects would change: the API server's own answer, against what is there.
+
+use eagleray_base::Result;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::cluster::{Apply, Cluster};
+use crate::resource::Resource;
+
+/// Kept by the API server and by controllers, of no interest to who compares.
+const KEPT_BY_OTHERS: [&str; 6] =
+    ["managedFields", "resourceVersion", "uid", "generation", "creationTimestamp", "finalizers"];
+
+/// Longer values are cut where they are shown.
+const SHOWN_CHARS_MAX: usize = 96;
+
+/// What applying one object would do.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Change {
+    /// `RayJob`.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// Whether there is none yet.
+    pub new: bool,
+    /// The fields that would change, of an object that is there.
+    pub fields: Vec<Field>,
+}
+
+/// A field with both values; null where there is none.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Field {
+    /// `spec.backoffLimit`.
+    pub path: String,
+    /// What the cluster has.
+    pub old: Value,
+    /// What it would have.
+    pub new: Value,
+}
+
+impl Change {
+    /// Whether nothing would change.
+    pub fn is_empty(&self) -> bool {
+        !self.new && self.fields.is_empty()
+    }
+
+    /// As lines of text.
+    pub fn text(&self) -> String {
+        let mark = if self.new { '+' } else if self.is_empty() { '=' } else { '~' };
+        let mut text = format!("{mark} {} {}\n", self.kind, self.name);
+        for field in &self.fields {
+            text.push_str(&format!("    {}: {} → {}\n", field.path, shown(&field.old), shown(&field.new)));
+        }
+        text
+    }
+}
+
+fn shown(value: &Value) -> String {
+    let text = if value.is_null() { "none".to_owned() } else { value.to_string() };
+    if text.chars().count() <= SHOWN_CHARS_MAX {
+        return text;
+    }
+    text.chars().take(SHOWN_CHARS_MAX).chain("…".chars()).collect()
+}
+
+/// What applying an object would do. Nothing is kept; webhooks are asked as in earnest.
+///
+/// # Errors
+/// As [`Cluster::apply`]: what would be refused is refused here.
+pub fn change(cluster: &Cluster, object: &Value) -> Result<Change> {
+    let metadata = &object["metadata"];
+    let name = metadata["name"].as_str().unwrap_or_default();
+    let before = match Resource::of(object) {
+        Some(resource) => cluster.get(resource, metadata["namespace"].as_str(), name)?,
+        None => None,
+    };
+    let after = cluster.apply(object, Apply { dry_run: true, force: true })?;
+    Ok(Change {
+        kind: object["kind"].as_str().unwrap_or_default().to_owned(),
+        name: name.to_owned(),
+        new: before.is_none(),
+        fields: before.map_or_else(Vec::new, |before| differences(&before, &after)),
+    })
+}
+
+/// The fields in which two states of an object differ.
+pub fn differences(before: &Value, after: &Value) -> Vec<Field> {
+    let mut found = Vec::new();
+    compare("", &bare(before), &bare(after), &mut found);
+    found
+}
+
+fn bare(object: &Value) -> Value {
+    let mut object = object.clone();
+    if let Some(fields) = object.as_object_mut() {
+        fields.remove("status");
+    }
+    if let Some(metadata) = object["metadata"].as_object_mut() {
+        for key in KEPT_BY_OTHERS {
+            metadata.remove(key);
+        }
+    }
+    object
+}
+
+fn compare(path: &str, old: &Value, new: &Value, found: &mut Vec<Field>) {
+    match (old, new) {
+        (Value::Object(a), Value::Object(b)) => compare_maps(path, a, b, found),
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+            for (index, (old, new)) in a.iter().zip(b).enumerate() {
+                compare(&format!("{path}[{index}]"), old, new, found);
+            }
+        }
+        _ if old == new => {}
+        _ => found.push(Field { path: path.to_owned(), old: old.clone(), new: new.clone() }),
+    }
+}
+
+fn compare_maps(path: &str, old: &Map<String, Value>, new: &Map<String, Value>, found: &mut Vec<Field>) {
+    let added = new.keys().filter(|key| !old.contains_key(*key));
+    for key in old.keys().chain(added) {
+        let inner = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        let value = |map: &Map<String, Value>| map.get(key).cloned().unwrap_or(Value::Null);
+        compare(&inner, &value(old), &value(new), found);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_controllers_write_is_no_difference() {
+        let before = json!({"metadata": {"uid": "1", "generation": 2}, "spec": {"a": 1}, "status": {"x": 1}});
+        let after = json!({"metadata": {"uid": "2"}, "spec": {"a": 1}});
+        assert_eq!(differences(&before, &after), vec![]);
+    }
+
+    #[test]
+    fn each_changed_field_is_named_with_both_values() {
+        let before = json!({"spec": {"a": 1, "gone": true, "list": [{"b": 1}, 2]}});
+        let after = json!({"spec": {"a": 2, "list": [{"b": 3}, 2], "come": "x"}});
+        let found = differences(&before, &after);
+        let shown: Vec<String> =
+            found.iter().map(|field| format!("{} {} {}", field.path, field.old, field.new)).collect();
+        assert_eq!(
+            shown,
+            ["spec.a 1 2", "spec.gone true null", "spec.list[0].b 1 3", "spec.come null \"x\""]
+        );
+    }
+
+    #[test]
+    fn a_long_value_is_cut_where_it_is_shown() {
+        let field = Field { path: "data".into(), old: Value::Null, new: json!("é".repeat(500)) };
+        let change = Change { kind: "ConfigMap".into(), name: "a".into(), new: false, fields: vec![field] };
+        assert!(change.text().chars().count() < 2 * SHOWN_CHARS_MAX);
+    }
+}

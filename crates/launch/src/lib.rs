@@ -1,0 +1,32 @@
+//! The launches of a run on a live cluster: what is applied, what has become of it, and how it ends.
+//!
+//! The only crate that talks to an API server. It keeps nothing: what there is, is asked of the cluster, and what
+//! belongs to a run has its label.
+//!
+//! Why not a controller of our own? `KubeRay`, Kueue and Karpenter do the work of one; what is missing is
+//! somebody who reads all three and says in a line why nothing happens.
+//!
+//! Why not generated types of the custom resources? They compile for ever, and a tenth of the fields is looked at.
+//!
+//! ```
+//! use eagleray_launch::launches::{Launch, Phase};
+//! use serde_json::json;
+//!
+//! let job = json!({
+//!     "metadata": {"name": "solar-2", "namespace": "training", "labels": {"eagleray/run": "solar"}},
+//!     "status": {"jobDeploymentStatus": "Running"},
+//! });
+//! let launch = Launch::of(&job).unwrap();
+//! assert_eq!((launch.number, launch.phase), (2, Phase::Running));
+//! ```
+//!
+//! Map: [`cluster`] asking and telling · [`resource`] the kinds of objects · [`launches`] what has become of each launch ·
+//! [`change`] what applying would change · [`wait`] for an end ·
+//! [`driver`] what a driver says.
+
+pub mod change;
+pub mod cluster;
+pub mod driver;
+pub mod launches;
+pub mod resource;
+pub mod wait;
