@@ -1,5 +1,5 @@
-"""`cli`: how long the native binary takes to start, to check a spec of 500 lines, to render a run on 1,000 nodes,
-and to print its help.
+"""`cli`: how long the native binary takes to start, to check a spec of 500 lines, to plan and to render a run on
+1,000 nodes, to lint 500 objects, and to print its help.
 
 Every run is a fresh process; the kinds of run alternate, so that what else the machine does falls on
 all alike. Wall time is from just before the process is made to its end; CPU time is the process's own.
@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -20,6 +21,7 @@ from typing import Any
 
 RUNS = 200
 SPEC_LINES = 500
+LINT_OBJECTS = 500
 
 HEAD = """\
 version: 1
@@ -101,6 +103,20 @@ def generated_spec() -> str:
     return text
 
 
+def many_objects(program: str, spec: Path, folder: Path) -> int:
+    """Renders `spec` under one name after the other until there are `LINT_OBJECTS` manifests; how many there are."""
+    count = 0
+    index = 0
+    while count < LINT_OBJECTS:
+        index += 1
+        target = folder / str(index)
+        names = ["--set", f"name=bench-{index}", "--set", f"cluster.eks.queue=bench-{index}"]
+        command = [program, "render", str(spec), *names, "--kueue", "-o", str(target)]
+        subprocess.run(command, check=True, capture_output=True)
+        count += sum(1 for _ in target.rglob("*.yaml"))
+    return count
+
+
 def binary() -> Path:
     """The binary of this environment, else the one on the path."""
     beside = Path(sys.executable).with_name("eagleray")
@@ -137,9 +153,13 @@ def run() -> dict[str, Any]:
         spec.write_text(generated_spec(), encoding="utf-8")
         cluster = Path(folder, "eks.yaml")
         cluster.write_text(thousand_nodes(), encoding="utf-8")
+        objects = Path(folder, "objects")
+        linted = many_objects(program, cluster, objects)
         commands = {
             "help": [program, "--help"],
             "check_500_lines": [program, "check", str(spec)],
+            "plan_1000_nodes": [program, "plan", str(cluster)],
+            "lint_500_objects": [program, "lint", str(objects)],
             "render_1000_nodes": [program, "render", str(cluster), "--kueue", "-o", str(Path(folder, "manifests"))],
             "true": [shutil.which("true") or "/bin/true"],
         }
@@ -152,6 +172,7 @@ def run() -> dict[str, Any]:
                 cpu[name].append(taken[1])
     figures = [figure(f"{name}_ms", values) for name, values in wall.items()]
     figures += [figure(f"{name}_cpu_ms", values) for name, values in cpu.items()]
+    figures.append({"name": "linted_objects", "unit": "objects", "value": linted})
     return {"bench": "cli", "figures": figures}
 
 

@@ -129,6 +129,102 @@ fn the_json_of_a_row_sums_up() {
     }
 }
 
+/// A spec on two kinds of capacity, elastic.
+fn elastic() -> tempfile::TempDir {
+    spec(&[
+        ("workers: 16", "workers: {min: 16, max: 48}"),
+        (
+            "[{name: a, instance: p5.48xlarge, nodes: 2}]",
+            "[{name: a, instance: p5.48xlarge, zone: us-east-1a, nodes: 2}, {name: s, instance: p5.48xlarge, capacity: spot, zone: us-east-1a, nodes: {min: 0, max: 4}}]",
+        ),
+    ])
+}
+
+#[test]
+fn a_run_is_told_with_time_and_cost() {
+    let folder = elastic();
+    insta::assert_snapshot!("plan_run", shown(folder.path(), &["plan", "run.yaml", "--as-of", "2026-08-01"]));
+    let explained = ["plan", "run.yaml", "--as-of", "2026-08-01", "--explain"];
+    insta::assert_snapshot!("plan_explained", shown(folder.path(), &explained));
+}
+
+#[test]
+fn a_run_without_a_cluster_has_no_price_and_says_what_is_not_known() {
+    let folder = spec(&[]);
+    let path = folder.path().join("run.yaml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.split("  eks:").next().unwrap()).unwrap();
+    insta::assert_snapshot!(
+        "plan_local",
+        shown(folder.path(), &["plan", "run.yaml", "--as-of", "2026-08-01"])
+    );
+    let asked = ["plan", "run.yaml", "--as-of", "2026-08-01", "--accelerator", "A100-80", "--mfu", "0.5"];
+    let shown = shown(folder.path(), &asked);
+    assert!(
+        shown.contains("312.0 TFLOP/s") && !shown.contains("price per hour") && !shown.contains("not known"),
+        "{shown}"
+    );
+}
+
+#[test]
+fn prices_of_one_s_own_are_laid_over_and_bad_ones_refused() {
+    let folder = elastic();
+    let all = shown(folder.path(), &["plan", "--show-prices"]);
+    let table = all.split("--- stdout\n").nth(1).unwrap().split("--- stderr").next().unwrap();
+    let changed =
+        table.replace("on_demand: 55.04", "on_demand: 10").replace("date: 2026-07-20", "date: 2026-11-20");
+    std::fs::write(folder.path().join("prices.yaml"), changed).unwrap();
+    let with = |options: &[&str]| {
+        let arguments = ["plan", "run.yaml", "--as-of", "2026-11-29"];
+        shown(folder.path(), &[&arguments[..], options].concat())
+    };
+    assert!(with(&["--prices", "prices.yaml"]).contains("$10.00/h"));
+    assert!(with(&[]).contains("132 days old"));
+    let refused: Vec<String> = [
+        &["--prices", "none.yaml"][..],
+        &["--mfu", "40"],
+        &["--mfu", "0.5..0.4"],
+        &["--spot-mtbf", "0h"],
+        &["--recovery", "soon"],
+        &["--store-gbps", "0"],
+        &["--accelerator", "B200"],
+        &["--prices", "run.yaml"],
+    ]
+    .into_iter()
+    .map(with)
+    .collect();
+    let day = shown(folder.path(), &["plan", "run.yaml", "--as-of", "yesterday"]);
+    assert!(day.contains("`yesterday` is not a day"), "{day}");
+    insta::assert_snapshot!("plan_refused", refused.join("\n"));
+}
+
+#[test]
+fn every_number_of_the_json_has_its_formula_and_source() {
+    let folder = elastic();
+    let path = folder.path().join("run.yaml");
+    let found = json(&["plan", path.to_str().unwrap(), "--as-of", "2026-08-01", "--format", "json"]);
+    let sections = found["plan"]["sections"].as_array().unwrap();
+    let figures: Vec<&Value> =
+        sections.iter().flat_map(|section| section["figures"].as_array().unwrap()).collect();
+    assert!(figures.len() > 30 && figures.iter().any(|figure| figure["key"] == "cost"));
+    for figure in figures {
+        assert!(figure["low"].is_number() && figure["high"].is_number(), "{figure}");
+        for key in ["formula", "source", "unit", "label"] {
+            assert!(figure[key].as_str().is_some_and(|text| !text.is_empty()), "{figure}");
+        }
+    }
+}
+
+#[test]
+fn the_spec_of_the_page_is_told_whole() {
+    let text = include_str!("../../../docs/plan.md");
+    let folder = tempfile::tempdir().unwrap();
+    let block = text.split("\n```yaml\n").nth(1).unwrap().split("\n```").next().unwrap();
+    std::fs::write(folder.path().join("run.yaml"), block).unwrap();
+    let shown = shown(folder.path(), &["plan", "run.yaml"]);
+    assert!(shown.starts_with("exit 0") && shown.contains("cost") && !shown.contains("not known"), "{shown}");
+}
+
 #[test]
 fn every_spec_in_the_documents_fits_its_accelerators() {
     let text = include_str!("../../../docs/run-spec.md");

@@ -35,13 +35,11 @@
 //! assert!(job.text().contains("# why: "));
 //! ```
 //!
-//! Map: `context` what all objects are made from · `instance` what an instance offers · `head` the size of
-//! the head · `pod` pod templates · `merge` the spec's own additions to them · `ray_job` the launches ·
-//! `nodes` Karpenter · `queues` Kueue · `shared` the rest.
+//! Map: `context` what all objects are made from · `pod` pod templates · `merge` the spec's own additions to
+//! them · `ray_job` the launches · `nodes` Karpenter · `queues` Kueue · `shared` the rest. What an instance
+//! offers and how large a head is stand in the crate `plan`.
 
 mod context;
-mod head;
-mod instance;
 mod merge;
 mod nodes;
 mod pod;

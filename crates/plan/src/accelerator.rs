@@ -26,6 +26,19 @@ impl Accelerator {
         (self.memory_bytes as f64 * USABLE_SHARE) as u64
     }
 
+    /// The vendor's dense bf16 figure, in FLOP/s: that of the device that EC2 carries (docs/metrics.md).
+    pub fn peak_bf16_flops(&self) -> f64 {
+        match self.name {
+            "A10G" => 70e12,
+            "L4" => 121e12,
+            "L40S" => 362.05e12,
+            "A100-40" | "A100-80" => 312e12,
+            "H100" | "H200" => 989e12,
+            "B200" => 2250e12,
+            name => unreachable!("`{name}` stands in the table without a peak"),
+        }
+    }
+
     /// What `auto` fills at most.
     pub fn budget_bytes(&self) -> u64 {
         (self.usable_bytes() as f64 * (1.0 - MARGIN)) as u64

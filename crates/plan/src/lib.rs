@@ -1,4 +1,4 @@
-//! What a run needs of its devices, before anything is paid for.
+//! What a run needs of its devices, and what it will take and cost, before anything is paid for.
 //!
 //! The memory model says what the fullest device of a world holds, term by term, at each moment of a
 //! step: parameters, gradients and moments, parameters gathered for a layer, activations under three
@@ -36,12 +36,18 @@
 //!
 //! Map: [`Shape`] parameters of a model and of parts of it · [`Setting`] what memory depends on ·
 //! `activation` bytes of a token · [`memory`] all terms · [`accelerator`] GPUs and instances ·
-//! [`choose`] what `auto` stands for · [`Situation`] all that out of a run's spec.
+//! [`choose`] what `auto` stands for · [`Situation`] all that out of a run's spec · [`Instance`], [`Head`] what
+//! nodes offer · [`prices`] what they cost · [`outlook`] what a run will need, take and cost.
 
 pub mod accelerator;
 mod activation;
+mod band;
 mod choose;
+mod head;
+mod instance;
 mod memory;
+pub mod outlook;
+pub mod prices;
 mod setting;
 mod shape;
 mod situation;
@@ -51,9 +57,13 @@ mod tests;
 use eagleray_base::{Error, Result};
 use serde::Deserialize;
 
+pub use band::Band;
 pub use choose::{Candidate, Choice, choose, fewest, show_gib};
 pub use eagleray_spec::types::Recompute;
+pub use head::Head;
+pub use instance::Instance;
 pub use memory::{Memory, Moment, Term, Usage, memory};
+pub use outlook::needs_build;
 pub use setting::{Device, Layout, Setting};
 pub use shape::{Part, Shape};
 pub use situation::{Planned, Situation, resolve};

@@ -151,6 +151,12 @@ impl Shape {
         layers + if part.head { self.embedding(part.tp) } else { 0 }
     }
 
+    /// Forward and backward pass of a token: `6N + 12·L·q·s`, `N` the weights that multiply; docs/metrics.md.
+    pub fn flops_per_token(&self, sequence_length: u32) -> f64 {
+        let attention = 12 * self.num_layers * self.query_size() * u64::from(sequence_length);
+        6.0 * self.multiplied(&Part::whole(self)) as f64 + attention as f64
+    }
+
     /// The parameters of a part.
     pub fn parameters_of(&self, part: &Part) -> u128 {
         u128::from(part.num_layers) * self.layer(part.tp) + self.root(part)

@@ -54,7 +54,8 @@ impl Handle {
         if filled == buffer.len() {
             return Ok(());
         }
-        Err(self.store.too_short(&self.path, start + buffer.len() as u64, start + filled as u64))
+        let end = |bytes: usize| start.saturating_add(bytes as u64);
+        Err(self.store.too_short(&self.path, end(buffer.len()), end(filled)))
     }
 
     /// `length` bytes from `start`, for callers on an async runtime; a local read runs on the calling thread.

@@ -378,7 +378,11 @@ impl Store {
         let bytes = bytes.map_err(|error| self.place(path, error))?;
         self.count_read(bytes.len());
         if bytes.len() as u64 != length {
-            return Err(self.too_short(path, start + length, start + bytes.len() as u64));
+            return Err(self.too_short(
+                path,
+                start.saturating_add(length),
+                start.saturating_add(bytes.len() as u64),
+            ));
         }
         Ok(bytes)
     }

@@ -52,6 +52,8 @@ impl Local {
 
     pub(crate) fn get_range(&self, path: &str, start: u64, length: u64) -> Result<Bytes> {
         let file = File::open(self.path(path))?;
+        // No room is made for what the file does not have, however much is asked for.
+        let length = length.min(file.metadata()?.len().saturating_sub(start));
         let mut bytes = vec![0; length as usize];
         let mut filled = 0;
         while filled < bytes.len() {

@@ -15,6 +15,11 @@ fn conforms(store: &Store) {
     assert_eq!(&store.get_range("a/one", 1, 4).unwrap()[..], b"econ");
     assert_eq!(store.get_range("a/one", 4, 4).unwrap_err().kind(), Kind::Corrupt);
     assert_eq!(store.get_range("a/one", 40, 4).unwrap_err().kind(), Kind::Corrupt);
+    // A length out of a rotten header is an error like any other, not a panic.
+    for (start, length) in [(0, u64::MAX), (1, u64::MAX), (u64::MAX, 1), (u64::MAX, u64::MAX), (2, 1 << 62)] {
+        let error = store.get_range("a/one", start, length).unwrap_err();
+        assert_eq!(error.kind(), Kind::Corrupt, "{}", error.render());
+    }
     assert!(store.put_if_absent("a/b/two", "x").unwrap());
     assert!(!store.put_if_absent("a/b/two", "y").unwrap());
     assert_eq!(&store.get("a/b/two").unwrap()[..], b"x");

@@ -46,7 +46,7 @@ pub(crate) enum Command {
     /// Token datasets: build, verify, list
     #[command(subcommand)]
     Tokens(tokens::Tokens),
-    /// Show what a run needs of its devices, before it runs
+    /// Show what a run needs, takes and costs, before it runs
     Plan(plan::Plan),
     /// Write the manifests of a run on EKS
     Render(render::Render),

@@ -1,4 +1,6 @@
-//! `eagleray plan`: what a run needs of its devices, before it runs.
+//! `eagleray plan`: what a run needs, takes and costs, before it runs.
+
+mod outlook;
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -17,20 +19,22 @@ use crate::output::Output;
 /// The accelerators of a node, where only their kind is named.
 const NODE_ACCELERATORS: u32 = 8;
 
-/// Show what a run needs of its devices, before it runs.
+/// Show what a run needs, takes and costs, before it runs.
 #[derive(clap::Args)]
 pub(crate) struct Plan {
     /// The run spec
-    #[arg(value_name = "RUN.YAML", required_unless_present = "model")]
+    #[arg(value_name = "RUN.YAML", required_unless_present_any = ["model", "show_prices"])]
     path: Option<PathBuf>,
     /// Override one value of the spec, such as train.steps=200; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
-    /// The memory of a device, term by term
-    #[arg(long, required = true)]
+    /// The memory of a device, term by term, and nothing else
+    #[arg(long)]
     memory: bool,
+    #[command(flatten)]
+    asked: outlook::Asked,
     /// A preset instead of a spec, such as 7b, 13b or 70b; may be repeated
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["path", "overrides"])]
+    #[arg(long, value_name = "NAME", requires = "memory", conflicts_with_all = ["path", "overrides"])]
     model: Vec<String>,
     /// A preset's strategy, such as zero3 or '{pp: 2, tp: 4}' [default: ddp, fsdp2 and zero3]
     #[arg(long, conflicts_with = "path")]
@@ -75,6 +79,9 @@ struct Table {
 impl Plan {
     pub(crate) fn run(self, output: &Output) -> Result<()> {
         let chosen = self.accelerator.as_deref().map(named).transpose()?;
+        if !self.memory {
+            return self.asked.run(self.path, self.overrides, chosen, output);
+        }
         let tables = match &self.path {
             Some(path) => {
                 let spec = SpecArgs { path: path.clone(), overrides: self.overrides.clone() };

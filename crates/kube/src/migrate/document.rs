@@ -4,16 +4,8 @@
 //! type is asked for until variables are filled in.
 
 use eagleray_base::{Error, Result};
-use serde_saphyr::granit_parser::{Event, Parser, ScalarStyle, Span, StrInput};
 
-/// The largest manifest that is read.
-const TEXT_BYTES_MAX: usize = 16 << 20;
-
-/// The most values of one file, aliases expanded.
-const NODES_MAX: usize = 200_000;
-
-/// The deepest nesting that is read.
-const DEPTH_MAX: usize = 64;
+use crate::manifest::{self, Broken};
 
 /// One value and the line it stands on.
 #[derive(Clone, Debug)]
@@ -172,15 +164,9 @@ impl Document {
 
 /// The objects of a file; those of a `List` one by one, and what is left of the list.
 pub(super) fn read(file: &str, text: &str) -> Result<Vec<Document>> {
-    if text.len() > TEXT_BYTES_MAX {
-        return Err(Error::invalid(format!("`{file}` is larger than {} MiB", TEXT_BYTES_MAX >> 20)));
-    }
-    let mut reader = Reader { file, parser: Parser::new_from_str(text), anchors: Vec::new(), nodes: 0 };
     let mut documents = Vec::new();
-    for root in reader.documents()? {
-        if root.is_null() {
-            continue;
-        }
+    for root in manifest::read(text) {
+        let root = root.map_err(|broken| fail(file, &broken))?.into();
         let document = Document { file: file.to_owned(), prefix: String::new(), root };
         match list_items(&document) {
             Some((list, items)) => documents.extend(items.into_iter().chain([list])),
@@ -208,123 +194,20 @@ fn list_items(document: &Document) -> Option<(Document, Vec<Document>)> {
     Some((list, items))
 }
 
-struct Reader<'a> {
-    file: &'a str,
-    parser: Parser<'a, StrInput<'a>>,
-    anchors: Vec<(usize, Node)>,
-    nodes: usize,
+fn fail(file: &str, Broken { place, message }: &Broken) -> Error {
+    let hint = "a Helm chart or Kustomize base is rendered first: `helm template …`, `kubectl kustomize …`; a variable inside `{…}` or `[…]` is quoted";
+    Error::invalid(format!("{file}:{}: {message}", place.line)).with_hint(hint)
 }
 
-impl<'a> Reader<'a> {
-    fn fail(&self, line: usize, message: &str) -> Error {
-        let hint = "a Helm chart or Kustomize base is rendered first: `helm template …`, `kubectl kustomize …`; a variable inside `{…}` or `[…]` is quoted";
-        Error::invalid(format!("{}:{line}: {message}", self.file)).with_hint(hint)
-    }
-
-    fn next(&mut self) -> Result<(Event<'a>, Span)> {
-        loop {
-            match self.parser.next() {
-                Some(Ok((Event::Comment(..), _))) => {}
-                Some(Ok((event, span))) => return Ok((event, span)),
-                Some(Err(error)) => {
-                    let message = format!("not valid YAML: {}", error.info());
-                    return Err(self.fail(error.marker().line(), &message));
-                }
-                None => return Ok((Event::StreamEnd, Span::default())),
+impl From<manifest::Node> for Node {
+    fn from(node: manifest::Node) -> Self {
+        let value = match node.value {
+            manifest::Value::Scalar { text, plain } => Value::Scalar { text, plain },
+            manifest::Value::List(items) => Value::List(items.into_iter().map(Self::from).collect()),
+            manifest::Value::Mapping(entries) => {
+                Value::Map(entries.into_iter().map(|entry| (entry.key, Self::from(entry.node))).collect())
             }
-        }
-    }
-
-    fn documents(&mut self) -> Result<Vec<Node>> {
-        let mut roots = Vec::new();
-        loop {
-            let (event, _) = self.next()?;
-            match event {
-                Event::StreamStart | Event::DocumentEnd => {}
-                Event::DocumentStart(..) => {
-                    let (event, span) = self.next()?;
-                    self.anchors.clear();
-                    roots.push(self.node(event, &span, 0)?);
-                }
-                _ => return Ok(roots),
-            }
-        }
-    }
-
-    fn node(&mut self, event: Event<'a>, span: &Span, depth: usize) -> Result<Node> {
-        let line = span.start.line();
-        self.nodes += 1;
-        if depth > DEPTH_MAX || self.nodes > NODES_MAX {
-            return Err(self.fail(line, &format!("more than {DEPTH_MAX} levels or {NODES_MAX} values")));
-        }
-        let (value, anchor) = match event {
-            Event::Scalar(text, style, anchor, _) => {
-                let plain = matches!(style, ScalarStyle::Plain);
-                (Value::Scalar { text: text.into_owned(), plain }, anchor)
-            }
-            Event::SequenceStart(_, anchor, _) => (Value::List(self.list(depth)?), anchor),
-            Event::MappingStart(_, anchor, _) => (Value::Map(self.map(depth)?), anchor),
-            Event::Alias(id) => return self.alias(id, line),
-            _ => return Err(self.fail(line, "expected a value")),
         };
-        let node = Node { line, value };
-        if anchor != 0 {
-            self.anchors.push((anchor, node.clone()));
-        }
-        Ok(node)
-    }
-
-    fn list(&mut self, depth: usize) -> Result<Vec<Node>> {
-        let mut items = Vec::new();
-        loop {
-            let (event, span) = self.next()?;
-            if matches!(event, Event::SequenceEnd) {
-                return Ok(items);
-            }
-            items.push(self.node(event, &span, depth + 1)?);
-        }
-    }
-
-    fn map(&mut self, depth: usize) -> Result<Vec<(String, Node)>> {
-        let mut entries: Vec<(String, Node)> = Vec::new();
-        let mut merged = Vec::new();
-        loop {
-            let (event, span) = self.next()?;
-            if matches!(event, Event::MappingEnd) {
-                break;
-            }
-            let Node { line, value: Value::Scalar { text: key, plain } } =
-                self.node(event, &span, depth + 1)?
-            else {
-                return Err(self.fail(span.start.line(), "a key must be plain text"));
-            };
-            let (event, span) = self.next()?;
-            let node = self.node(event, &span, depth + 1)?;
-            if plain && key == "<<" {
-                match node.value {
-                    Value::List(items) => {
-                        merged.extend(items.iter().flat_map(|item| item.entries().to_vec()));
-                    }
-                    _ => merged.extend(node.entries().to_vec()),
-                }
-            } else if entries.iter().any(|(name, _)| *name == key) {
-                return Err(self.fail(line, &format!("`{key}` is given twice")));
-            } else {
-                entries.push((key, node));
-            }
-        }
-        for (key, node) in merged {
-            if !entries.iter().any(|(name, _)| *name == key) {
-                entries.push((key, node));
-            }
-        }
-        Ok(entries)
-    }
-
-    fn alias(&mut self, id: usize, line: usize) -> Result<Node> {
-        let found = self.anchors.iter().rev().find(|(anchor, _)| *anchor == id).map(|(_, node)| node.clone());
-        let node = found.ok_or_else(|| self.fail(line, "an alias inside its own anchor"))?;
-        node.leaves("", &mut |_, _| self.nodes += 1);
-        Ok(node)
+        Self { line: node.place.line, value }
     }
 }

@@ -3,14 +3,13 @@
 use std::path::Path;
 
 use eagleray_base::{Error, Result};
+use eagleray_plan::{Head, Instance, needs_build};
 use eagleray_spec::types::{Capacity, Eks, Group, KubeRay};
 use eagleray_spec::{Resolved, Source};
 use serde::Deserialize as _;
 use serde_json::Value;
 
 use super::Options;
-use super::head::Head;
-use super::instance::Instance;
 use crate::yaml::Map;
 
 /// The longest name of a `RayJob`; a longer one ends in `ValidationFailed`, and under Kueue holds its quota.
@@ -331,12 +330,6 @@ fn groups(eks: &Eks) -> Result<Vec<Nodes>> {
         groups.push(Nodes { group: group.clone(), instance });
     }
     Ok(groups)
-}
-
-/// Whether some text of the run is made into tokens first.
-fn needs_build(resolved: &Resolved) -> bool {
-    let Some(data) = &resolved.spec.data else { return false };
-    data.sources.values().chain(data.validation.values()).any(|text| text["kind"] != "tokens")
 }
 
 fn build(resolved: &Resolved, eks: &Eks, options: Options) -> Result<Option<Build>> {

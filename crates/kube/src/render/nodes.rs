@@ -1,11 +1,11 @@
 //! Karpenter: a pool for the head, one for each group, one for the build, and what their nodes are made of.
 
 use eagleray_base::Result;
+use eagleray_plan::Instance;
 use eagleray_spec::types::{Capacity, Karpenter};
 
 use super::File;
 use super::context::{Context, Nodes};
-use super::instance::Instance;
 use super::pod;
 use crate::yaml::{Map, Node};
 

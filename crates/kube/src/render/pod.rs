@@ -1,10 +1,10 @@
 //! Pod templates: the head, training workers, workers of the build.
 
 use eagleray_base::Result;
+use eagleray_plan::Instance;
 use eagleray_spec::types::Capacity;
 
 use super::context::{Context, Nodes, ROLE_LABEL, SPEC_FOLDER};
-use super::instance::Instance;
 use super::merge::merge;
 use crate::yaml::{Map, Node};
 

@@ -1,8 +1,9 @@
 //! Kueue, on request: flavors by instance and capacity, a queue with what the run asks for at most.
 
+use eagleray_plan::Instance;
+
 use super::File;
 use super::context::Context;
-use super::instance::Instance;
 use super::pod::{Request, capacity};
 use crate::yaml::Map;
 

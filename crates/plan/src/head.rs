@@ -2,13 +2,15 @@
 
 /// The size of a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Head {
-    pub(super) cpus: u32,
-    pub(super) memory_gib: u32,
+pub struct Head {
+    /// CPUs that it asks for.
+    pub cpus: u32,
+    /// Memory that it asks for.
+    pub memory_gib: u32,
     /// The instances that hold it, the cheapest first.
-    pub(super) instances: &'static [&'static str],
+    pub instances: &'static [&'static str],
     /// Up to how many Ray nodes it serves.
-    pub(super) nodes_max: u32,
+    pub nodes_max: u32,
 }
 
 /// Ray's floor for a head is 8 CPUs and 32 GiB; from 100 nodes on its documents want a large instance with
@@ -33,12 +35,12 @@ const SIZES: [Head; 5] = [
 
 impl Head {
     /// The head of a cluster with so many workers' nodes at most: nodes decide, not accelerators.
-    pub(super) fn of(nodes: u32) -> Self {
+    pub fn of(nodes: u32) -> Self {
         SIZES.into_iter().find(|size| nodes <= size.nodes_max).unwrap_or(SIZES[SIZES.len() - 1])
     }
 
     /// The rule, told at the field.
-    pub(super) fn rule(self, nodes: u32) -> String {
+    pub fn rule(self, nodes: u32) -> String {
         let Self { cpus, memory_gib, nodes_max, .. } = self;
         let bound = if nodes_max == u32::MAX {
             "from 1000 nodes on".into()

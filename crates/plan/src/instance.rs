@@ -1,10 +1,11 @@
 //! What an instance offers to pods.
 //!
 //! Allocatable CPU and memory, network cards and local disks of accelerated instances are those of
-//! Karpenter's reference of instance types (release 1.14); the GPUs are those of the memory model.
+//! Karpenter's reference of instance types (release 1.14), their bandwidth that of its table of
+//! bandwidths; the GPUs are those of the memory model.
 
+use crate::accelerator::{self, Node};
 use eagleray_base::{Error, Result};
-use eagleray_plan::accelerator::{self, Node};
 
 /// The CPUs of a node that its pods leave to what else runs there.
 const CPUS_LEFT: u32 = 2;
@@ -18,62 +19,70 @@ const NOMINAL_PERCENT: u32 = 75;
 
 /// An instance type, as far as pods see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Instance {
-    pub(super) name: String,
+pub struct Instance {
+    /// Its name.
+    pub name: String,
     /// What a pod that has the node to itself asks for.
-    pub(super) cpus: u32,
-    pub(super) memory_mib: u32,
-    pub(super) gpus: u32,
+    pub cpus: u32,
+    /// The memory that it asks for.
+    pub memory_mib: u32,
+    /// Its accelerators.
+    pub gpus: u32,
     /// Interfaces for EFA.
-    pub(super) efa: u32,
+    pub efa: u32,
     /// Disks of its own, in GB.
-    pub(super) nvme_gb: u32,
+    pub nvme_gb: u32,
+    /// What all its network cards carry together, in Gbit/s; 0 where the table has none.
+    pub network_gbps: u32,
 }
 
-/// One row of the table: name, allocatable milli-CPU and MiB, EFA interfaces, GB of local disks.
-type Row = (&'static str, u32, u32, u32, u32);
+/// One row of the table: name, allocatable milli-CPU and MiB, EFA interfaces, GB of local disks, Mbit/s.
+type Row = (&'static str, u32, u32, u32, u32, u32);
 
 const ACCELERATED: [Row; 33] = [
-    ("g5.xlarge", 3_920, 14_162, 0, 250),
-    ("g5.2xlarge", 7_910, 29_317, 0, 450),
-    ("g5.4xlarge", 15_890, 57_691, 0, 600),
-    ("g5.8xlarge", 31_850, 118_312, 1, 900),
-    ("g5.12xlarge", 47_810, 173_400, 1, 3_800),
-    ("g5.16xlarge", 63_770, 239_554, 1, 1_900),
-    ("g5.24xlarge", 95_690, 355_262, 1, 3_800),
-    ("g5.48xlarge", 191_450, 723_299, 1, 7_600),
-    ("g6.xlarge", 3_920, 14_162, 0, 250),
-    ("g6.2xlarge", 7_910, 29_317, 0, 450),
-    ("g6.4xlarge", 15_890, 57_691, 0, 600),
-    ("g6.8xlarge", 31_850, 118_312, 1, 900),
-    ("g6.12xlarge", 47_810, 178_933, 1, 3_760),
-    ("g6.16xlarge", 63_770, 234_021, 1, 1_880),
-    ("g6.24xlarge", 95_690, 355_262, 1, 3_760),
-    ("g6.48xlarge", 191_450, 718_987, 1, 7_520),
-    ("gr6.4xlarge", 15_890, 118_312, 0, 600),
-    ("gr6.8xlarge", 31_850, 239_554, 1, 900),
-    ("g6e.xlarge", 3_920, 29_317, 0, 250),
-    ("g6e.2xlarge", 7_910, 59_627, 0, 450),
-    ("g6e.4xlarge", 15_890, 118_312, 0, 600),
-    ("g6e.8xlarge", 31_850, 239_554, 1, 900),
-    ("g6e.12xlarge", 47_810, 360_157, 1, 3_800),
-    ("g6e.16xlarge", 63_770, 476_504, 1, 1_900),
-    ("g6e.24xlarge", 95_690, 721_682, 2, 3_800),
-    ("g6e.48xlarge", 191_450, 1_449_132, 4, 7_600),
-    ("p4d.24xlarge", 95_690, 1_082_712, 4, 8_000),
-    ("p4de.24xlarge", 95_690, 1_082_712, 4, 8_000),
-    ("p5.4xlarge", 15_890, 240_830, 1, 3_800),
-    ("p5.48xlarge", 191_450, 1_938_410, 32, 30_400),
-    ("p5e.48xlarge", 191_450, 1_938_410, 32, 30_400),
-    ("p5en.48xlarge", 191_450, 1_937_332, 16, 30_400),
-    ("p6-b200.48xlarge", 191_450, 1_937_332, 8, 30_400),
+    ("g5.xlarge", 3_920, 14_162, 0, 250, 2_500),
+    ("g5.2xlarge", 7_910, 29_317, 0, 450, 5_000),
+    ("g5.4xlarge", 15_890, 57_691, 0, 600, 10_000),
+    ("g5.8xlarge", 31_850, 118_312, 1, 900, 25_000),
+    ("g5.12xlarge", 47_810, 173_400, 1, 3_800, 40_000),
+    ("g5.16xlarge", 63_770, 239_554, 1, 1_900, 25_000),
+    ("g5.24xlarge", 95_690, 355_262, 1, 3_800, 50_000),
+    ("g5.48xlarge", 191_450, 723_299, 1, 7_600, 100_000),
+    ("g6.xlarge", 3_920, 14_162, 0, 250, 2_500),
+    ("g6.2xlarge", 7_910, 29_317, 0, 450, 5_000),
+    ("g6.4xlarge", 15_890, 57_691, 0, 600, 10_000),
+    ("g6.8xlarge", 31_850, 118_312, 1, 900, 25_000),
+    ("g6.12xlarge", 47_810, 178_933, 1, 3_760, 40_000),
+    ("g6.16xlarge", 63_770, 234_021, 1, 1_880, 25_000),
+    ("g6.24xlarge", 95_690, 355_262, 1, 3_760, 50_000),
+    ("g6.48xlarge", 191_450, 718_987, 1, 7_520, 100_000),
+    ("gr6.4xlarge", 15_890, 118_312, 0, 600, 10_000),
+    ("gr6.8xlarge", 31_850, 239_554, 1, 900, 25_000),
+    ("g6e.xlarge", 3_920, 29_317, 0, 250, 2_500),
+    ("g6e.2xlarge", 7_910, 59_627, 0, 450, 5_000),
+    ("g6e.4xlarge", 15_890, 118_312, 0, 600, 20_000),
+    ("g6e.8xlarge", 31_850, 239_554, 1, 900, 25_000),
+    ("g6e.12xlarge", 47_810, 360_157, 1, 3_800, 100_000),
+    ("g6e.16xlarge", 63_770, 476_504, 1, 1_900, 35_000),
+    ("g6e.24xlarge", 95_690, 721_682, 2, 3_800, 200_000),
+    ("g6e.48xlarge", 191_450, 1_449_132, 4, 7_600, 400_000),
+    ("p4d.24xlarge", 95_690, 1_082_712, 4, 8_000, 400_000),
+    ("p4de.24xlarge", 95_690, 1_082_712, 4, 8_000, 400_000),
+    ("p5.4xlarge", 15_890, 240_830, 1, 3_800, 100_000),
+    ("p5.48xlarge", 191_450, 1_938_410, 32, 30_400, 3_200_000),
+    ("p5e.48xlarge", 191_450, 1_938_410, 32, 30_400, 3_200_000),
+    ("p5en.48xlarge", 191_450, 1_937_332, 16, 30_400, 3_200_000),
+    ("p6-b200.48xlarge", 191_450, 1_937_332, 8, 30_400, 3_200_000),
 ];
 
 impl Instance {
     /// An instance to train on.
-    pub(super) fn accelerated(name: &str) -> Result<Self> {
+    ///
+    /// # Errors
+    /// `Invalid` where it is not known.
+    pub fn accelerated(name: &str) -> Result<Self> {
         let known = accelerator::instance(name).zip(ACCELERATED.iter().find(|row| row.0 == name));
-        let Some((Node { num_accelerators, .. }, &(_, millis, mib, efa, nvme_gb))) = known else {
+        let Some((Node { num_accelerators, .. }, &(_, millis, mib, efa, nvme_gb, mbps))) = known else {
             let names: Vec<String> = ACCELERATED.iter().map(|row| format!("`{}`", row.0)).collect();
             return Err(Error::invalid(format!(
                 "`{name}` is not an instance to train on that this program knows"
@@ -87,11 +96,15 @@ impl Instance {
             gpus: num_accelerators,
             efa,
             nvme_gb,
+            network_gbps: mbps / 1_000,
         })
     }
 
     /// An instance without accelerators: general (m), compute (c) or memory (r), by the rule of their names.
-    pub(super) fn cpu(name: &str) -> Result<Self> {
+    ///
+    /// # Errors
+    /// `Invalid` where the name is not of these families, or too small.
+    pub fn cpu(name: &str) -> Result<Self> {
         let parsed = name.split_once('.').and_then(|(family, size)| {
             let gib_per_cpu = match family.as_bytes() {
                 [b'c', b'5'..=b'8', ..] => 2,
@@ -115,11 +128,17 @@ impl Instance {
             gpus: 0,
             efa: 0,
             nvme_gb: 0,
+            network_gbps: 0,
         })
     }
 
+    /// What reaches a store, in Gbit/s: the first card alone carries IP, all others EFA.
+    pub fn store_gbps(&self) -> f64 {
+        f64::from(self.network_gbps) / f64::from(self.efa.max(1))
+    }
+
     /// The name as part of an object's name.
-    pub(super) fn slug(&self) -> String {
+    pub fn slug(&self) -> String {
         self.name.replace('.', "-")
     }
 }
