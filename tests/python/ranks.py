@@ -69,6 +69,8 @@ class Ranks:
         self._worlds = 0
         # DeepSpeed looks for a device when it is imported.
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        # A pool of compilers for each rank would import torch once more in each.
+        os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
         self._context = mp.get_context("forkserver")
         self._context.set_forkserver_preload(PRELOADED)
 

@@ -44,6 +44,12 @@ def _whole(state: dict[str, Any]) -> dict[str, Any]:
     return state.full_tensor() if isinstance(state, DTensor) else state
 
 
+def _zeros(state: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(state, dict):
+        return {name: _zeros(value) for name, value in state.items()}
+    return torch.zeros_like(state)
+
+
 def _place(store: str, rank: int, world: int, attempt: int = 1) -> Any:
     from eagleray.checkpoint import Place
 
@@ -58,18 +64,25 @@ def _claim(store: str) -> None:
 
 def _save(rank: int, world: int, store: str, kind: str, expected: str) -> None:
     from eagleray.checkpoint import CheckpointEngine
+    from eagleray.checkpoint.buffers import HostBuffers
     from eagleray.train.state import save_state
 
     built, optimizer = _build(kind, 1, 3)
     if kind == "fsdp2":
         for name, parameter in built.model.named_parameters():
             assert parameter.to_local().numel() * world == parameter.numel(), name
-    engine = CheckpointEngine(_place(store, rank, world))
+    # As from a GPU: through buffers, the second time those of the first.
+    buffers = HostBuffers(pin=False, devices=frozenset({"cpu"}))
+    engine = CheckpointEngine(_place(store, rank, world), buffers=buffers)
     state = save_state(built.model, optimizer)
-    engine.save_async(state, {"step": 10, "strategy": kind, **COMMIT})
-    saved = engine.collect()
-    assert saved is not None
-    assert saved.step == 10
+    held = []
+    for step in (5, 10):
+        engine.save_async(_zeros(state) if step == 5 else state, {"step": step, "strategy": kind, **COMMIT})
+        saved = engine.collect()
+        assert saved is not None
+        assert saved.step == step
+        held.append(len(buffers))
+    assert held[0] == held[1] > 0
     whole = _whole(state)
     if rank == 0:
         torch.save(whole, expected)
@@ -127,15 +140,19 @@ def test_a_rotten_file_is_named_before_anything_of_it_is_read(damage: str, ranks
 def _save_badly(rank: int, world: int, store: str) -> None:
     from eagleray import _core
     from eagleray.checkpoint import CheckpointEngine
+    from eagleray.checkpoint.buffers import HostBuffers
     from eagleray.train.state import save_state
 
     built, optimizer = _build("ddp", 1, 1)
-    engine = CheckpointEngine(_place(store, rank, world))
+    buffers = HostBuffers(pin=False, devices=frozenset({"cpu"}))
+    engine = CheckpointEngine(_place(store, rank, world), buffers=buffers)
     with faults(put_error_every=1, match=".distcp"):
         engine.save_async(save_state(built.model, optimizer), {"step": 10, "strategy": "ddp", **COMMIT})
         with pytest.raises(_core.EagleRayError, match="distcp"):
             engine.collect()
     assert not engine.in_flight
+    # What failed may have left a reader behind: its buffers are nobody's.
+    assert len(buffers) == 0
     assert _core.newest(store) is None
 
 
@@ -143,6 +160,45 @@ def test_a_save_that_the_store_refuses_raises_on_every_rank_and_commits_nothing(
     store = str(tmp_path / "store")
     _claim(store)
     ranks.run(2, _save_badly, store)
+
+
+def test_a_buffer_is_one_save_s_until_it_is_given_back_and_the_next_one_s_then() -> None:
+    from eagleray.checkpoint.buffers import HostBuffers
+
+    buffers = HostBuffers(pin=False, devices=frozenset({"cpu"}))
+    values = torch.arange(6.0).view(2, 3)
+
+    def staged() -> tuple[torch.Tensor, list[torch.Tensor]]:
+        staging = buffers.staging()
+        copied = staging.copy(values)
+        staging.finish()
+        assert torch.equal(copied, values)
+        return copied, staging.taken
+
+    first, taken = staged()
+    # While the first is being written, another may not lie in its place.
+    second, others = staged()
+    assert second.data_ptr() != first.data_ptr()
+    values += 1
+    assert torch.equal(first, values - 1)
+    buffers.give_back(taken)
+    third, _ = staged()
+    assert third.data_ptr() == first.data_ptr()
+    # A buffer of a size that a save has no use for goes.
+    buffers.give_back(others)
+    values = torch.zeros(5)
+    staged()
+    assert len(buffers) == 0
+
+
+def test_a_host_that_cannot_pin_saves_all_the_same() -> None:
+    from eagleray.checkpoint.buffers import HostBuffers
+
+    staging = HostBuffers(devices=frozenset({"cpu"})).staging()
+    copied = staging.copy(torch.arange(4))
+    staging.finish()
+    assert copied.is_pinned() == torch.cuda.is_available()
+    assert copied.tolist() == [0, 1, 2, 3]
 
 
 def test_any_state_of_tensors_and_plain_values_can_be_saved_and_loaded(tmp_path: Path) -> None:

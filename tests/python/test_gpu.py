@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Callable
 
@@ -43,6 +44,31 @@ def test_a_killed_worker_on_a_gpu_is_replaced_and_goes_on_where_it_was(new_run: 
     assert len(torn.events("generation")) == 2
     assert torn.digests() == whole.digests()
     assert torn.loss_drift(whole) < 1e-4
+
+
+def test_state_on_the_host_has_the_losses_of_a_cpu_and_goes_on_from_its_checkpoint(
+    new_run: Callable[..., Run], ranks: Ranks
+) -> None:
+    run = new_run("gpu", workers=1, strategy="fsdp2", offload="cpu", steps=SHORT_STEPS, every="20 steps")
+    run.finish()
+    # The last steps once more, from the commit before them.
+    shutil.rmtree(run.store / "checkpoints" / f"step-{SHORT_STEPS:09}")
+    run.finish()
+    assert len([event for event in run.steps() if event["step"] == SHORT_STEPS]) == 2
+    cpu = train_in(ranks, 1, new_run("cpu", workers=1, steps=SHORT_STEPS))
+    assert run.digests() == cpu.digests()
+    assert run.loss_drift(cpu) < 1e-4
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_compiled_layers_on_a_gpu_have_the_losses_of_a_cpu(
+    strategy: str, new_run: Callable[..., Run], ranks: Ranks
+) -> None:
+    run = new_run("gpu", workers=1, strategy=strategy, compile="true", steps=SHORT_STEPS)
+    run.finish()
+    cpu = train_in(ranks, 1, new_run("cpu", workers=1, steps=SHORT_STEPS))
+    assert run.digests() == cpu.digests()
+    assert run.loss_drift(cpu) < 1e-4
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])

@@ -5,13 +5,17 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from conftest import SHORT_STEPS, make_run
+from eagleray import _core
+from eagleray.train.compiled import require_compiler
 from eagleray.train.loop import Loop
 from ranks import Ranks
 from training import Corpus, Run, Trained, surroundings, train_in
@@ -38,21 +42,33 @@ CASES: list[tuple[str, int, dict[str, str]]] = [
     ("{pp: 2}", 2, {"pipeline": "gpipe", "recompute": "full"}),
     ("{pp: 2, dp_shard: 2}", 4, {}),
     ("{pp: 2, tp: 2}", 4, {}),
+    # Two stages on each rank, a layer in each; once three micro batches in a single round.
+    ("{pp: 2}", 2, {"pipeline": "interleaved", "layers": "4", "micro_batch": "3"}),
+    ("{pp: 2, dp_shard: 2}", 4, {"pipeline": "interleaved", "layers": "4"}),
+    ("ddp", 1, {"compile": "true", "recompute": "full"}),
+    ("fsdp2", 2, {"compile": "true"}),
 ]
+# Schedules lie a model on its ranks in two ways: one stage each, or several.
+LAYOUTS = sorted({(strategy, world, more.get("layers", "2")) for strategy, world, more in CASES})
+# By the model's layers.
+Canonical = Callable[[str], tuple[Run, Trained]]
 
 
 @pytest.fixture(scope="module")
-def canonical(
-    corpus: Corpus, undisturbed: Run, ranks: Ranks, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Run, Trained]:
+def canonical(corpus: Corpus, undisturbed: Run, ranks: Ranks, tmp_path_factory: pytest.TempPathFactory) -> Canonical:
     """A run of one rank with a checkpoint on the way: what every strategy goes on from, and what it must then do."""
     del undisturbed  # It has built the datasets.
-    folder = tmp_path_factory.mktemp("canonical")
-    run = make_run(corpus, folder, steps=STEPS, every=f"{SAVED} steps", workers=1)
-    trained = train_in(ranks, 1, run)
-    assert run.commits() == [SAVED, STEPS]
-    shutil.rmtree(run.store / "checkpoints" / f"step-{STEPS:09}")
-    return run, trained
+
+    @cache
+    def make(layers: str) -> tuple[Run, Trained]:
+        folder = tmp_path_factory.mktemp("canonical")
+        run = make_run(corpus, folder, steps=STEPS, every=f"{SAVED} steps", workers=1, layers=layers)
+        trained = train_in(ranks, 1, run)
+        assert run.commits() == [SAVED, STEPS]
+        shutil.rmtree(run.store / "checkpoints" / f"step-{STEPS:09}")
+        return run, trained
+
+    return make
 
 
 @pytest.mark.parametrize(("strategy", "world", "more"), CASES)
@@ -60,12 +76,12 @@ def test_from_one_checkpoint_every_strategy_has_the_same_losses(
     strategy: str,
     world: int,
     more: dict[str, str],
-    canonical: tuple[Run, Trained],
+    canonical: Canonical,
     new_run: Callable[..., Run],
     ranks: Ranks,
     tmp_path: Path,
 ) -> None:
-    origin, expected = canonical
+    origin, expected = canonical(more.get("layers", "2"))
     shutil.copytree(origin.store, tmp_path / "store")
     run = new_run(store=tmp_path / "store", strategy=strategy, workers=world, steps=STEPS, every="1000 steps", **more)
     trained = train_in(ranks, world, run)
@@ -83,6 +99,19 @@ def test_from_one_checkpoint_every_strategy_has_the_same_losses(
     assert [event["loss"] for event in trained.events("validation")] == [pytest.approx(last, rel=1e-5)]
 
 
+def test_state_on_the_host_is_refused_where_there_is_no_other_place(new_run: Callable[..., Run], ranks: Ranks) -> None:
+    run = new_run(strategy="fsdp2", workers=1, offload="cpu", steps=STEPS)
+    with pytest.raises(_core.InvalidError, match=r"on workers without a GPU.*remove `offload`"):
+        train_in(ranks, 1, run)
+
+
+def test_without_a_compiler_no_step_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(_core.InvalidError, match=r"needs a C.. compiler where the workers run.*install `g..`"):
+        require_compiler(torch.device("cpu"))
+
+
 @pytest.mark.parametrize("strategy", ["{dp_shard: 2, tp: 2}", "{pp: 2, dp_shard: 2}"])
 def test_from_the_first_step_a_mesh_has_the_losses_of_two_replicas(
     strategy: str, replicas: Trained, new_run: Callable[..., Run], ranks: Ranks
@@ -95,17 +124,24 @@ def test_from_the_first_step_a_mesh_has_the_losses_of_two_replicas(
     assert [event["loss"] for event in mesh.events("validation")] == [pytest.approx(loss, rel=1e-5) for loss in held]
 
 
-@pytest.mark.parametrize(("strategy", "world"), sorted({case[:2] for case in CASES}))
+@pytest.mark.parametrize(("strategy", "world", "layers"), LAYOUTS)
 def test_what_a_strategy_loads_and_saves_again_is_equal_bit_for_bit(
-    strategy: str, world: int, canonical: tuple[Run, Trained], new_run: Callable[..., Run], ranks: Ranks, tmp_path: Path
+    strategy: str,
+    world: int,
+    layers: str,
+    canonical: Canonical,
+    new_run: Callable[..., Run],
+    ranks: Ranks,
+    tmp_path: Path,
 ) -> None:
-    origin, _ = canonical
+    origin, _ = canonical(layers)
     store = tmp_path / "store"
     shutil.copytree(origin.store, store)
-    run = new_run(store=store, strategy=strategy, workers=world, steps=STEPS)
+    pipeline = "1f1b" if layers == "2" else "interleaved"
+    run = new_run(store=store, strategy=strategy, workers=world, steps=STEPS, layers=layers, pipeline=pipeline)
     ranks.run(world, _save_again, run.spec(), run.claim())
     assert run.commits() == [SAVED, SAVED + 1]
-    whole = new_run("whole", store=store, workers=1, steps=STEPS)
+    whole = new_run("whole", store=store, workers=1, steps=STEPS, layers=layers)
     attempt = whole.claim()
     ((before, after),) = ranks.run(1, _tensors, whole.spec(), attempt, (SAVED, SAVED + 1))
     assert before.keys() == after.keys()

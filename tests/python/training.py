@@ -84,10 +84,13 @@ def spec_text(corpus: Corpus, store: Path | str, **changes: Any) -> str:
         "seed": 5,
         "lr": 3e-3,
         "hidden_size": 32,
+        "layers": 2,
         "precision": "fp32",
         "micro_batch": 2,
         "recompute": "none",
         "pipeline": "1f1b",
+        "compile": "false",
+        "offload": "none",
         "built": corpus.built,
         "documents": f"{corpus.root}/train.jsonl",
         "max_failures": 5,
@@ -97,7 +100,8 @@ def spec_text(corpus: Corpus, store: Path | str, **changes: Any) -> str:
         "anomalies": "{}",
     } | changes
     shape = (
-        f"hidden_size: {options['hidden_size']}, intermediate_size: 64, num_layers: 2, num_heads: 4, num_kv_heads: 2"
+        f"hidden_size: {options['hidden_size']}, intermediate_size: 64, num_layers: {options['layers']}, "
+        "num_heads: 4, num_kv_heads: 2"
     )
     held = (
         "{}"
@@ -127,6 +131,8 @@ train:
   precision: {options["precision"]}
   recompute: {options["recompute"]}
   pipeline: {options["pipeline"]}
+  compile: {options["compile"]}
+  offload: {options["offload"]}
   clip_grad_norm: 1.0
   anomalies: {options["anomalies"]}
   max_failures: {options["max_failures"]}

@@ -68,6 +68,12 @@ fn an_elastic_mesh_is_shown_at_both_ends() {
 }
 
 #[test]
+fn state_on_the_host_is_shown_apart() {
+    let folder = spec(&[("steps: 1000", "steps: 1000, offload: cpu")]);
+    insta::assert_snapshot!("plan_offload", shown(folder.path(), &["plan", "--memory", "run.yaml"]));
+}
+
+#[test]
 fn a_spec_without_accelerators_is_shown_on_the_usual_ones() {
     let folder = spec(&[("p5.48xlarge", "m7i.8xlarge")]);
     insta::assert_snapshot!("plan_cpu", shown(folder.path(), &["plan", "--memory", "run.yaml"]));

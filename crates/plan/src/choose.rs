@@ -2,8 +2,8 @@
 
 use eagleray_base::{Error, Result};
 use eagleray_spec::mesh;
-use eagleray_spec::types::Count;
 use eagleray_spec::types::train::Mesh;
+use eagleray_spec::types::{Count, Pipeline, Strategy};
 use serde::{Serialize, Serializer};
 
 use crate::accelerator::{Accelerator, Node};
@@ -124,8 +124,9 @@ fn nothing_fits(rejected: &[Candidate], setting: &Setting, workers: Count, node:
 
 /// Strategies, the simplest first, that the workers and the model allow.
 fn candidates(shape: &Shape, setting: &Setting, workers: Count, node: Node) -> Vec<Layout> {
-    let mut layouts = vec![Layout::Ddp];
-    if workers.max > 1 {
+    let offloads = !setting.offload.is_none();
+    let mut layouts = if offloads { Vec::new() } else { vec![Layout::Ddp] };
+    if workers.max > 1 || offloads {
         layouts.push(Layout::Fsdp2);
     }
     let world = mesh::gcd(workers.min.into(), workers.max.into());
@@ -139,7 +140,16 @@ fn candidates(shape: &Shape, setting: &Setting, workers: Count, node: Node) -> V
             }
             let dp_shard = u32::try_from(world / group).unwrap_or(u32::MAX);
             let mesh = Mesh { pp, dp_shard, tp, ..Mesh::default() };
-            if mesh::faults(&mesh, workers, Some(setting.sequence_length), Some(&config)).is_empty() {
+            let faults = mesh::faults(&mesh, workers, Some(setting.sequence_length), Some(&config));
+            let flow = mesh::Flow {
+                pipeline: if pp > 1 { setting.pipeline } else { Pipeline::default() },
+                workers,
+                global_batch: setting.global_batch,
+                micro_batch: setting.micro_batch,
+            };
+            let schedule = mesh::schedule_fault(&mesh, &flow, Some(&config));
+            let offload = mesh::offload_fault(Strategy::Mesh(mesh), setting.offload);
+            if faults.is_empty() && schedule.is_none() && offload.is_none() {
                 layouts.push(Layout::Mesh(mesh));
             }
         }

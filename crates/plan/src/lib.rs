@@ -15,7 +15,7 @@
 //!
 //! ```
 //! use eagleray_plan::{Layout, Recompute, Setting, Shape, memory};
-//! use eagleray_spec::types::{Pipeline, Precision, model};
+//! use eagleray_spec::types::{Offload, Pipeline, Precision, model};
 //!
 //! let shape = Shape::new(&model::preset("llama-8b").unwrap(), Some(128_256));
 //! assert_eq!(shape.parameters(), 8_030_261_248);
@@ -28,6 +28,7 @@
 //!     precision: Precision::Bf16,
 //!     recompute: Recompute::Full,
 //!     pipeline: Pipeline::default(),
+//!     offload: Offload::None,
 //!     device: Default::default(),
 //! };
 //! let peak = memory(&shape, &setting).unwrap().peak;

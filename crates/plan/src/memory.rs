@@ -131,6 +131,8 @@ pub struct Memory {
     pub stage: u32,
     /// The parameters that it computes with.
     pub parameters: u64,
+    /// What of its state lies on the host instead, with what the optimizer's step needs there.
+    pub host_bytes: u64,
     /// The fullest moment.
     pub peak: Usage,
     /// Every moment.
@@ -158,9 +160,16 @@ pub fn memory(shape: &Shape, setting: &Setting) -> Result<Memory> {
     Ok(fullest)
 }
 
-/// The micro batches whose activations a stage holds at most.
+/// The micro batches whose activations a rank holds at most, each of one of its stages.
 fn in_flight(setting: &Setting, axes: &Axes, stage: u64) -> u64 {
     match setting.pipeline {
+        Pipeline::Interleaved if axes.pp > 1 => {
+            // Before the first comes back, a round of every stage but the last, and two for each rank behind.
+            let round = axes.micro_batches / (axes.micro_batches / axes.pp).max(1);
+            let ahead = (axes.stages - 1) * round + 2 * (axes.pp - 1 - stage);
+            (ahead + 1).min(axes.stages.saturating_mul(axes.micro_batches))
+        }
+        Pipeline::Interleaved => 1,
         // Of a step that is not known, as many as keep every stage at work.
         Pipeline::Gpipe if setting.global_batch.is_none() => axes.pp,
         Pipeline::Gpipe => axes.micro_batches,
@@ -185,12 +194,15 @@ struct Model<'a> {
     /// Tokens of a micro batch, and micro batches that wait for their backward pass.
     tokens: f64,
     in_flight: f64,
+    /// Those of them whose last norm and logits are kept.
+    at_head: f64,
     token: PerToken,
 }
 
 impl<'a> Model<'a> {
     fn new(shape: &'a Shape, setting: &'a Setting, axes: &'a Axes, stage: u64) -> Self {
-        let part = Part::stage(shape, stage, axes.pp, axes.tp);
+        let part = Part::stages(shape, stage, axes.pp, axes.stages, axes.tp);
+        let in_flight = in_flight(setting, axes, stage) as f64;
         let samples = u64::from(setting.micro_batch) * u64::from(setting.sequence_length);
         Self {
             shape,
@@ -202,7 +214,9 @@ impl<'a> Model<'a> {
             layer: shape.layer(axes.tp) as f64,
             root: shape.root(&part) as f64,
             tokens: samples as f64 / axes.cp as f64,
-            in_flight: in_flight(setting, axes, stage) as f64,
+            in_flight,
+            // What the last of several stages has taken forward comes back at once.
+            at_head: if axes.stages > 1 { 1.0 } else { in_flight },
             token: PerToken::new(shape, setting, axes),
         }
     }
@@ -222,7 +236,26 @@ impl<'a> Model<'a> {
             }
         }
         let parameters = self.parameters as u64;
-        Memory { stage: self.stage as u32, parameters, peak, moments }
+        let host_bytes = self.host().ceil() as u64;
+        Memory { stage: self.stage as u32, parameters, host_bytes, peak, moments }
+    }
+
+    fn offloads(&self) -> bool {
+        !self.setting.offload.is_none()
+    }
+
+    /// State, and the roots of one tensor's second moments, on the host: `16P/n + 4 min(P, Vh/tp)/n`; 0 unless offloaded.
+    fn host(&self) -> f64 {
+        if !self.offloads() {
+            return 0.0;
+        }
+        4.0 * FP32 * self.parameters / self.axes.shards as f64 + FP32 * self.roots()
+    }
+
+    /// The second moments whose roots a CPU's step takes at once.
+    fn roots(&self) -> f64 {
+        let shards = self.axes.shards as f64;
+        (self.parameters / shards).min(self.shape.embedding(self.axes.tp) as f64 / shards)
     }
 
     /// Whether parameters are gathered to be computed with: also by replicas of a mesh, whose shards are whole.
@@ -241,6 +274,9 @@ impl<'a> Model<'a> {
 
     /// What a device always holds: `4P/n`, `4P/n`, `8P/n`; `ZeRO-3` adds `2P/n` for its bf16 parameters.
     fn state(&self) -> [(Term, f64); 3] {
+        if self.offloads() {
+            return [(Term::Parameters, 0.0), (Term::Gradients, 0.0), (Term::Optimizer, 0.0)];
+        }
         let held = self.parameters / self.axes.shards as f64;
         let bf16 = self.setting.precision == Precision::Bf16 && self.setting.layout == Layout::Zero3;
         let copies = if bf16 { 2.0 } else { 0.0 };
@@ -270,7 +306,11 @@ impl<'a> Model<'a> {
             return c * self.parameters;
         }
         if self.is_sharded() {
-            return c * (self.root + layers.min(self.part.num_layers as f64) * self.layer);
+            let layers = layers.min(self.part.num_layers as f64);
+            // Shards on their way from the host, in fp32 until they are cast and gathered.
+            let shards =
+                if self.offloads() { FP32 * layers * self.layer / self.axes.shards as f64 } else { 0.0 };
+            return shards + c * (self.root + layers * self.layer);
         }
         // Autocast keeps its copy of every weight that multiplies until the backward pass is over.
         if c < FP32 { c * self.shape.multiplied(&self.part) as f64 } else { 0.0 }
@@ -291,9 +331,9 @@ impl<'a> Model<'a> {
     }
 
     fn activations(&self) -> f64 {
-        let ends = if self.part.head { self.token.last } else { 0.0 };
-        let kept = self.part.num_layers as f64 * self.token.layer + self.token.first + ends;
-        self.in_flight * self.tokens * kept
+        let ends = if self.part.head { self.at_head * self.token.last } else { 0.0 };
+        let kept = self.part.stage_layers as f64 * self.token.layer + self.token.first;
+        self.tokens * (self.in_flight * kept + ends)
     }
 
     /// Bytes of a token's logits that a micro batch keeps; a pipeline also keeps what its last stage gave out.
@@ -308,7 +348,7 @@ impl<'a> Model<'a> {
             &[
                 (Term::Gathered, self.gathered(0.0)),
                 (Term::Activations, self.activations()),
-                (Term::Logits, self.in_flight * self.tokens * self.kept_logits()),
+                (Term::Logits, self.at_head * self.tokens * self.kept_logits()),
                 (Term::Working, self.tokens * self.token.loss),
             ],
         )
@@ -339,11 +379,9 @@ impl<'a> Model<'a> {
 
     /// The roots of second moments: of one tensor on the CPU; a GPU's one kernel keeps none.
     fn step(&self) -> Usage {
-        let held = self.parameters / self.axes.shards as f64;
-        let largest = self.shape.embedding(self.axes.tp) as f64 / self.axes.shards as f64;
         let roots = match self.setting.device {
-            Device::Gpu => 0.0,
-            Device::Cpu => held.min(largest),
+            Device::Cpu if !self.offloads() => self.roots(),
+            Device::Gpu | Device::Cpu => 0.0,
         };
         self.usage(Moment::Step, &[(Term::Working, FP32 * roots)])
     }

@@ -2,7 +2,7 @@
 
 use eagleray_base::{Error, Result};
 use eagleray_spec::types::train::Mesh;
-use eagleray_spec::types::{NamedStrategy, Pipeline, Precision, Recompute, Strategy};
+use eagleray_spec::types::{NamedStrategy, Offload, Pipeline, Precision, Recompute, Strategy};
 use serde::{Deserialize, Serialize};
 
 use crate::shape::Shape;
@@ -92,6 +92,9 @@ pub struct Setting {
     /// How the stages of a pipeline take turns.
     #[serde(default)]
     pub pipeline: Pipeline,
+    /// Where parameters, gradients and moments lie.
+    #[serde(default)]
+    pub offload: Offload,
     /// What computes.
     #[serde(default)]
     pub device: Device,
@@ -109,6 +112,8 @@ pub(crate) struct Axes {
     pub(crate) readers: u64,
     /// The micro batches that a pipeline gets in a step.
     pub(crate) micro_batches: u64,
+    /// The stages of each rank along `pp`.
+    pub(crate) stages: u64,
 }
 
 impl Setting {
@@ -127,11 +132,23 @@ impl Setting {
         if let Some((name, _)) = sizes.into_iter().find(|(_, size)| *size == 0) {
             return Err(Error::invalid(format!("expected `{name}` of 1 or more, found 0")));
         }
+        if let Some(fault) = eagleray_spec::mesh::offload_fault(self.layout.strategy(), self.offload) {
+            return Err(Error::invalid(fault.message).with_hint(fault.hint));
+        }
         let Layout::Mesh(mesh) = self.layout else { return Ok(()) };
         let workers = eagleray_spec::types::values::Count::exactly(self.world);
         let config = shape.config();
         let length = Some(self.sequence_length);
-        match eagleray_spec::mesh::faults(&mesh, workers, length, Some(&config)).into_iter().next() {
+        let flow = eagleray_spec::mesh::Flow {
+            // One stage is no pipeline, whatever its schedule would be.
+            pipeline: if mesh.pp > 1 { self.pipeline } else { Pipeline::default() },
+            workers,
+            global_batch: self.global_batch,
+            micro_batch: self.micro_batch,
+        };
+        let faults = eagleray_spec::mesh::faults(&mesh, workers, length, Some(&config));
+        let schedule = || eagleray_spec::mesh::schedule_fault(&mesh, &flow, Some(&config));
+        match faults.into_iter().next().or_else(schedule) {
             None => Ok(()),
             Some(fault) => Err(Error::invalid(fault.message).with_hint(fault.hint)),
         }
@@ -156,6 +173,7 @@ impl Setting {
         let readers = (world / (pp * cp * tp)).max(1);
         let samples = self.global_batch.map_or(u64::MAX, u64::from);
         let micro_batches = samples.div_ceil(readers.saturating_mul(self.micro_batch.into())).max(1);
-        Axes { pp, cp, tp, shards, readers, micro_batches }
+        let stages = if pp > 1 { u64::from(self.pipeline.stages_per_worker()) } else { 1 };
+        Axes { pp, cp, tp, shards, readers, micro_batches, stages }
     }
 }

@@ -33,6 +33,8 @@ pub struct Shape {
 pub struct Part {
     /// Its layers.
     pub num_layers: u64,
+    /// Those of the largest of its stages.
+    pub stage_layers: u64,
     /// Whether it begins with the embedding.
     pub embedding: bool,
     /// Whether it ends with norm and head.
@@ -44,13 +46,25 @@ pub struct Part {
 impl Part {
     /// A model whole.
     pub fn whole(shape: &Shape) -> Self {
-        Self { num_layers: shape.num_layers, embedding: true, head: true, tp: 1 }
+        Self::stage(shape, 0, 1, 1)
     }
 
     /// Stage `stage` of `pp`: layers go out evenly, and the first stages take one more where they do not divide.
     pub fn stage(shape: &Shape, stage: u64, pp: u64, tp: u64) -> Self {
-        let extra = u64::from(stage < shape.num_layers % pp);
-        Self { num_layers: shape.num_layers / pp + extra, embedding: stage == 0, head: stage + 1 == pp, tp }
+        Self::stages(shape, stage, pp, 1, tp)
+    }
+
+    /// The `each` stages of rank `rank` of `pp`: every `pp`-th one, so that the first rank begins and the last ends.
+    pub fn stages(shape: &Shape, rank: u64, pp: u64, each: u64, tp: u64) -> Self {
+        let (even, rest) = (shape.num_layers / (pp * each), shape.num_layers % (pp * each));
+        let larger = (0..each).filter(|turn| turn * pp + rank < rest).count() as u64;
+        Self {
+            num_layers: each * even + larger,
+            stage_layers: even + u64::from(larger > 0),
+            embedding: rank == 0,
+            head: rank + 1 == pp,
+            tp,
+        }
     }
 }
 

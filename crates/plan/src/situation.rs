@@ -55,6 +55,7 @@ impl Situation {
                 precision: spec.train.precision,
                 recompute: spec.train.recompute,
                 pipeline: spec.train.pipeline,
+                offload: spec.train.offload,
                 device: Device::Gpu,
             },
             workers,
@@ -75,6 +76,7 @@ impl Situation {
             precision: spec.train.precision,
             recompute: spec.train.recompute,
             pipeline: spec.train.pipeline,
+            offload: spec.train.offload,
             device: Device::Gpu,
         };
         let shape = Shape::new(&spec.model.as_ref()?.shape()?, None);

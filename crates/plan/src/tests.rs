@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use eagleray_spec::types::train::Mesh;
-use eagleray_spec::types::{Count, Pipeline, Precision, model};
+use eagleray_spec::types::{Count, Offload, Pipeline, Precision, model};
 use proptest::prelude::*;
 
 use crate::accelerator::{accelerator, instance};
@@ -23,6 +23,7 @@ fn setting(layout: Layout, world: u32) -> Setting {
         precision: Precision::Bf16,
         recompute: Recompute::None,
         pipeline: Pipeline::default(),
+        offload: Offload::None,
         device: Device::Gpu,
     }
 }
@@ -152,6 +153,63 @@ fn a_pipeline_s_first_stage_holds_as_many_micro_batches_as_there_are_stages() {
 }
 
 #[test]
+fn two_stages_a_worker_hold_more_micro_batches_of_half_the_layers() {
+    let shape = Shape { num_layers: 32, ..preset("llama-8b", 128) };
+    let activations = |pipeline, global_batch| {
+        let mesh = Layout::Mesh(Mesh { pp: 4, ..Mesh::default() });
+        let found = memory(&shape, &Setting { pipeline, global_batch, ..setting(mesh, 4) }).unwrap();
+        found.moments.iter().find(|usage| usage.moment == Moment::Backward).unwrap().term(Term::Activations)
+    };
+    let plain = activations(Pipeline::OneForwardOneBackward, Some(64)) as f64;
+    // Of four ranks the first is 4 + 2 · 3 ahead and takes one more: 11 micro batches of half a stage, not 4 of one.
+    near(activations(Pipeline::Interleaved, Some(64)) as f64 / plain, 11.0 / 8.0, 0.02);
+    // Ten micro batches make two rounds of five.
+    near(activations(Pipeline::Interleaved, Some(10)) as f64 / plain, 12.0 / 8.0, 0.02);
+    // One micro batch passes both stages before it comes back.
+    near(activations(Pipeline::Interleaved, Some(1)) as f64 / plain, 2.0 / 8.0, 0.02);
+}
+
+#[test]
+fn what_lies_on_the_host_is_off_the_device_and_counted_apart() {
+    let shape = preset("llama-8b", 128_256);
+    let on_device = memory(&shape, &setting(Layout::Fsdp2, 8)).unwrap();
+    let offloaded = memory(&shape, &Setting { offload: Offload::Cpu, ..setting(Layout::Fsdp2, 8) }).unwrap();
+    assert_eq!(on_device.host_bytes, 0);
+    let state = 16 * shape.parameters() / 8;
+    let root = 4 * 128_256 * 4096 / 8;
+    assert_eq!(offloaded.host_bytes, state + root);
+    for usage in &offloaded.moments {
+        for term in [Term::Parameters, Term::Gradients, Term::Optimizer] {
+            assert_eq!(usage.term(term), 0);
+        }
+    }
+    // What goes is the state; what comes is a passage for two layers.
+    assert!(offloaded.peak.bytes + state < on_device.peak.bytes + state / 8);
+    let error = memory(&shape, &Setting { offload: Offload::Cpu, ..setting(Layout::Ddp, 8) }).unwrap_err();
+    assert_eq!(error.message(), "`offload: cpu` with `strategy: ddp`");
+}
+
+#[test]
+fn auto_with_state_on_the_host_never_takes_whole_models() {
+    let offload = Setting { offload: Offload::Cpu, ..setting(Layout::Ddp, 1) };
+    let node = instance("p5.48xlarge").unwrap();
+    let found = choose(&preset("llama-125m", 32_000), &offload, Count::exactly(1), node).unwrap();
+    assert_eq!(found.chosen.strategy, Layout::Fsdp2);
+}
+
+#[test]
+fn two_stages_a_worker_hold_what_the_layers_of_both_need() {
+    let shape = preset("llama-8b", 128_256);
+    for pp in [2, 3, 5, 16] {
+        let parts: Vec<Part> = (0..pp).map(|rank| Part::stages(&shape, rank, pp, 2, 1)).collect();
+        let sum: u128 = parts.iter().map(|part| shape.parameters_of(part)).sum();
+        assert_eq!(sum, u128::from(shape.parameters()));
+    }
+    let uneven = Part::stages(&Shape { num_layers: 7, ..shape }, 1, 3, 2, 1);
+    assert_eq!((uneven.num_layers, uneven.stage_layers), (2, 1));
+}
+
+#[test]
 fn stages_share_out_every_layer_and_nothing_twice() {
     let shape = preset("llama-8b", 128_256);
     for pp in [1, 2, 3, 5, 32] {
@@ -250,6 +308,7 @@ fn settings() -> impl Strategy<Value = Setting> {
             precision,
             recompute,
             pipeline: Pipeline::default(),
+            offload: Offload::None,
             device,
         },
     )

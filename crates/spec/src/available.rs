@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::resolved::{Model, Resolved};
 use crate::types::data::{Order, Packing};
-use crate::types::{Anomalies, Recompute};
+use crate::types::{Anomalies, Pipeline, Recompute};
 
 /// What a spec is asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,10 +111,14 @@ impl Resolved {
                 refused.push("`train.recompute: selective` with `train.strategy: zero3`".into());
             }
         }
+        self.refuse_compiled(refused);
+        let own = if train.script.is_some() { "script" } else { "function" };
+        if (train.script.is_some() || train.function.is_some()) && !train.offload.is_none() {
+            refused.push(format!("`train.offload: cpu` with `train.{own}`"));
+        }
         if let Some(script) = &train.script {
             self.refuse_with_script(script, refused);
         }
-        let own = if train.script.is_some() { "script" } else { "function" };
         if (train.script.is_some() || train.function.is_some()) && train.anomalies != Anomalies::default() {
             refused.push(format!("`train.anomalies` with `train.{own}`, which has a loop of its own,"));
         }
@@ -131,6 +135,29 @@ impl Resolved {
         }
         if self.spec.store.starts_with("memory://") {
             refused.push("`store: memory://…`, which other processes cannot read,".into());
+        }
+    }
+
+    /// What would run uncompiled all the same, or has been seen to fail.
+    fn refuse_compiled(&self, refused: &mut Vec<String>) {
+        let train = &self.spec.train;
+        if !train.compile {
+            return;
+        }
+        if train.strategy["kind"] == "zero3" {
+            refused.push("`train.compile` with `train.strategy: zero3`".into());
+        }
+        if train.strategy["tp"].as_u64().is_some_and(|parts| parts > 1) {
+            refused.push("`train.compile` with `tp` in `train.strategy`".into());
+        }
+        // What is kept is chosen among operations that a compiled layer does not show.
+        if train.recompute == Recompute::Selective {
+            refused.push("`train.compile` with `train.recompute: selective`".into());
+        }
+        for (own, given) in [("script", train.script.is_some()), ("function", train.function.is_some())] {
+            if given {
+                refused.push(format!("`train.compile` with `train.{own}`, which compiles its own model,"));
+            }
         }
     }
 
@@ -164,6 +191,9 @@ impl Resolved {
             if strategy[axis].as_u64().is_some_and(|parts| parts > 1) {
                 refused.push(format!("`train.strategy` with `{axis}` and `model.huggingface`"));
             }
+        }
+        if self.spec.train.pipeline == Pipeline::Interleaved {
+            refused.push("`train.pipeline: interleaved` with `model.huggingface`".into());
         }
         if self.spec.train.function.is_some() {
             refused.push("`model.huggingface` with `train.function`, which makes its own model,".into());

@@ -3,7 +3,7 @@
 //! The checks of a spec and whoever looks for a strategy ask the same functions.
 
 use crate::types::LlamaConfig;
-use crate::types::train::Mesh;
+use crate::types::train::{Mesh, NamedStrategy, Offload, Pipeline, Strategy};
 use crate::types::values::Count;
 
 /// What is wrong with a mesh.
@@ -117,6 +117,133 @@ fn model_faults(mesh: &Mesh, config: &LlamaConfig) -> Vec<Fault> {
     faults
 }
 
+/// How many steps away from what was written a legal choice is looked for.
+const NEAREST_STEPS_MAX: u32 = 4096;
+
+/// What of a run decides about the schedule of its pipeline.
+#[derive(Clone, Copy, Debug)]
+pub struct Flow {
+    /// How stages take turns.
+    pub pipeline: Pipeline,
+    /// The workers.
+    pub workers: Count,
+    /// The samples of a step, where they are known.
+    pub global_batch: Option<u32>,
+    /// The samples that a worker takes through the model at once.
+    pub micro_batch: u32,
+}
+
+/// What a pipeline's schedule does not allow of a mesh that is legal; what is not known is not checked.
+pub fn schedule_fault(mesh: &Mesh, flow: &Flow, config: Option<&LlamaConfig>) -> Option<Fault> {
+    if flow.pipeline != Pipeline::Interleaved {
+        return None;
+    }
+    if mesh.pp <= 1 {
+        let message = "`pipeline: interleaved` without pipeline stages".into();
+        let hint = "nearest `pp: 2`, or leave `pipeline` out".into();
+        return Some(Fault { axis: None, message, hint });
+    }
+    let each = flow.pipeline.stages_per_worker();
+    let stages = u64::from(mesh.pp) * u64::from(each);
+    if let Some(layers) = config.map(|config| config.num_layers).filter(|layers| u64::from(*layers) < stages)
+    {
+        let most = layers / each;
+        let nearest = if most > 1 { format!("`pp: {most}`, or ") } else { String::new() };
+        return Some(Fault {
+            axis: None,
+            message: format!(
+                "`pipeline: interleaved` makes {stages} stages of `pp` {}, above the model's {layers} layers",
+                mesh.pp
+            ),
+            hint: format!(
+                "each worker has {each} stages of at least one layer: nearest {nearest}`pipeline: 1f1b`"
+            ),
+        });
+    }
+    rounds_fault(mesh, flow)
+}
+
+/// Why a strategy has nothing that could lie on the host; `auto` is judged by what it becomes.
+pub fn offload_fault(strategy: Strategy, offload: Offload) -> Option<Fault> {
+    if offload == Offload::None {
+        return None;
+    }
+    let (message, hint) = match strategy {
+        Strategy::Named(NamedStrategy::Auto | NamedStrategy::Fsdp2) => return None,
+        Strategy::Named(named) => (
+            format!("`offload: cpu` with `strategy: {}`", named.name()),
+            "shards of `fsdp2` and of a mesh with `dp_shard` can lie on the host: nearest `strategy: fsdp2`",
+        ),
+        Strategy::Mesh(mesh) if mesh.pp > 1 => (
+            format!("`offload: cpu` with `pp` {}", mesh.pp),
+            "a stage keeps whole parameters and gradients until its step ends: nearest `pp: 1`, or `offload: none`",
+        ),
+        Strategy::Mesh(mesh) if mesh.dp_shard <= 1 => (
+            "`offload: cpu` with a mesh that shards nothing".to_owned(),
+            "nearest `dp_shard: 2`, or `offload: none`",
+        ),
+        Strategy::Mesh(_) => return None,
+    };
+    Some(Fault { axis: None, message, hint: hint.into() })
+}
+
+/// The schedule goes in rounds of at least `pp` micro batches, all of a length.
+fn rounds_fault(mesh: &Mesh, flow: &Flow) -> Option<Fault> {
+    let global = flow.global_batch.filter(|global| *global > 0)?;
+    let (readers, count) = uneven(mesh, flow.workers, global, flow.micro_batch)?;
+    let rounds = count / mesh.pp;
+    let fits = |micro: &u32| uneven(mesh, flow.workers, global, *micro).is_none();
+    let below = (1..flow.micro_batch).rev().take(NEAREST_STEPS_MAX as usize).find(fits);
+    let above = (flow.micro_batch + 1..=global).take(NEAREST_STEPS_MAX as usize).find(fits);
+    let mut nearest: Vec<String> =
+        below.into_iter().chain(above).map(|micro| format!("`micro_batch: {micro}`")).collect();
+    if flow.workers.min == flow.workers.max {
+        // A multiple of `pp` is always legal, so that neither search goes far.
+        let batch = |count: u32| {
+            let samples = u64::from(count) * readers * u64::from(flow.micro_batch);
+            u32::try_from(samples).ok().map(|samples| format!("`global_batch: {samples}`"))
+        };
+        let even = |count: &u32| goes_even(*count, mesh.pp);
+        nearest.extend((1..count).rev().find(even).and_then(batch));
+        nearest.extend((count + 1..=count.saturating_add(mesh.pp)).find(even).and_then(batch));
+    }
+    nearest.push("`pipeline: 1f1b`".into());
+    Some(Fault {
+        axis: None,
+        message: format!(
+            "`pipeline: interleaved` cannot share out {count} micro batches of a step evenly to {rounds} rounds"
+        ),
+        hint: format!("a round has `pp` {} micro batches or more: nearest {}", mesh.pp, nearest.join(", ")),
+    })
+}
+
+/// Whether `count` micro batches make rounds of a length.
+fn goes_even(count: u32, pp: u32) -> bool {
+    count.is_multiple_of((count / pp).max(1))
+}
+
+/// The readers and the micro batches of each, of the first world whose micro batches do not make rounds.
+fn uneven(mesh: &Mesh, workers: Count, global: u32, micro: u32) -> Option<(u64, u32)> {
+    let size = mesh.size();
+    let readers_of_mesh = u64::from(mesh.dp_replicate) * u64::from(mesh.dp_shard);
+    let micro = u64::from(micro.max(1));
+    let (mut meshes, most) = ((u64::from(workers.min) / size).max(1), u64::from(workers.max) / size);
+    while meshes <= most {
+        let readers = meshes * readers_of_mesh;
+        let before = u64::from(global - 1) / (readers * micro);
+        let count = u32::try_from(before + 1).unwrap_or(u32::MAX);
+        if !goes_even(count, mesh.pp) {
+            return Some((readers, count));
+        }
+        if before == 0 {
+            break;
+        }
+        // The next world that gives a rank fewer micro batches: those in between are as this one.
+        meshes = (u64::from(global - 1) / (before * micro) / readers_of_mesh + 1).max(meshes + 1);
+    }
+    None
+}
+
 /// The divisors of `whole` on both sides of `size`, in words.
 fn near_divisors(axis: &str, size: u32, whole: u32) -> String {
     let (mut below, mut above) = (1, u32::MAX);
@@ -220,6 +347,86 @@ mod tests {
         let faults = faults(&mesh, Count::exactly(16), Some(4104), config.as_ref());
         assert_eq!(faults[0].message, "`tp` 8 does not divide `data.sequence_length` 4104 ÷ `cp` 2");
         assert_eq!(faults[0].hint, "nearest `tp: 6` or `tp: 9`");
+    }
+
+    fn interleaved(pp: u32, workers: Count, global_batch: u32, micro_batch: u32) -> Option<Fault> {
+        let (pipeline, config) = (Pipeline::Interleaved, preset("llama-8b"));
+        let flow = Flow { pipeline, workers, global_batch: Some(global_batch), micro_batch };
+        schedule_fault(&Mesh { pp, ..Mesh::default() }, &flow, config.as_ref())
+    }
+
+    #[test]
+    fn rounds_of_a_length_are_legal_for_every_world() {
+        // Whatever torch's ScheduleInterleaved1F1B takes: multiples of `pp`, rounds longer than `pp`, one round.
+        for (global, pp) in [(8, 4), (10, 4), (3, 4), (15, 4), (1, 2)] {
+            assert_eq!(interleaved(pp, Count::exactly(pp), global, 1), None, "{global} of {pp}");
+        }
+        assert_eq!(interleaved(2, Count { min: 2, max: 4 }, 16, 2), None);
+    }
+
+    #[test]
+    fn micro_batches_that_make_no_even_rounds_name_the_nearest_that_do() {
+        let fault = interleaved(4, Count::exactly(4), 18, 2).unwrap();
+        assert_eq!(
+            fault.message,
+            "`pipeline: interleaved` cannot share out 9 micro batches of a step evenly to 2 rounds"
+        );
+        assert_eq!(
+            fault.hint,
+            "a round has `pp` 4 micro batches or more: nearest `micro_batch: 3`, \
+             `global_batch: 16`, `global_batch: 20`, `pipeline: 1f1b`"
+        );
+    }
+
+    #[test]
+    fn each_world_of_an_elastic_run_is_looked_at() {
+        // 12 micro batches of one mesh, 6 of two, 4 of three, 3 of four; 36 of `pp` 2: 36, 18, 12, 9.
+        assert_eq!(interleaved(2, Count { min: 2, max: 6 }, 36, 1), None);
+        let fault = interleaved(2, Count { min: 2, max: 8 }, 36, 1).unwrap();
+        assert!(fault.message.contains("9 micro batches"), "{}", fault.message);
+        assert!(!fault.hint.contains("global_batch"), "{}", fault.hint);
+    }
+
+    #[test]
+    fn the_jump_between_worlds_misses_none() {
+        for global in 1_u32..80 {
+            for max in 1..40 {
+                let one_by_one = (1..=max)
+                    .map(|readers: u32| global.div_ceil(readers * 2))
+                    .find(|count| !goes_even(*count, 3));
+                let mesh = Mesh { pp: 3, ..Mesh::default() };
+                let found = uneven(&mesh, Count { min: 3, max: 3 * max }, global, 2);
+                assert_eq!(found.map(|(_, count)| count), one_by_one, "{global} samples, {max} meshes");
+            }
+        }
+    }
+
+    #[test]
+    fn two_stages_a_worker_need_the_layers_for_them() {
+        let fault = interleaved(32, Count::exactly(32), 64, 1).unwrap();
+        assert_eq!(
+            fault.message,
+            "`pipeline: interleaved` makes 64 stages of `pp` 32, above the model's 32 layers"
+        );
+        assert!(fault.hint.ends_with("nearest `pp: 16`, or `pipeline: 1f1b`"), "{}", fault.hint);
+        assert!(interleaved(1, Count::exactly(1), 64, 1).unwrap().hint.starts_with("nearest `pp: 2`"));
+    }
+
+    #[test]
+    fn only_shards_lie_on_the_host() {
+        let fault = |strategy| offload_fault(strategy, Offload::Cpu);
+        let mesh = |mesh| fault(Strategy::Mesh(mesh));
+        assert_eq!(fault(Strategy::Named(NamedStrategy::Fsdp2)), None);
+        assert_eq!(mesh(Mesh { dp_shard: 2, tp: 2, ..Mesh::default() }), None);
+        assert!(
+            fault(Strategy::Named(NamedStrategy::Ddp)).unwrap().hint.ends_with("nearest `strategy: fsdp2`")
+        );
+        assert!(mesh(Mesh { tp: 2, ..Mesh::default() }).unwrap().hint.starts_with("nearest `dp_shard: 2`"));
+        assert_eq!(
+            mesh(Mesh { pp: 2, dp_shard: 2, ..Mesh::default() }).unwrap().message,
+            "`offload: cpu` with `pp` 2"
+        );
+        assert_eq!(offload_fault(Strategy::Named(NamedStrategy::Ddp), Offload::None), None);
     }
 
     #[test]

@@ -213,6 +213,8 @@ impl Resolver<'_> {
             precision: train.precision,
             recompute: train.recompute,
             pipeline: train.pipeline,
+            compile: train.compile,
+            offload: train.offload,
             clip_grad_norm: train.clip_grad_norm,
             anomalies: train.anomalies.clone(),
             max_failures: train.max_failures,
@@ -335,7 +337,8 @@ fn tagged_strategy(strategy: Strategy) -> Value {
 
 /// What `auto` stands for where no accelerator is known, or where the model's shape is not: that fits in most cases.
 fn rule(spec: &RunSpec) -> NamedStrategy {
-    if spec.model.as_ref().is_some_and(|model| model.huggingface.is_some()) {
+    let is_huggingface = spec.model.as_ref().is_some_and(|model| model.huggingface.is_some());
+    if is_huggingface || !spec.train.offload.is_none() {
         return NamedStrategy::Fsdp2;
     }
     let bytes = spec.model.as_ref().and_then(state_bytes);

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::types::data::{BadRecords, Filter, Format, LongDocuments, Order, Packing};
 use crate::types::values::{Count, Targets};
-use crate::types::{Anomalies, Keep, LlamaConfig, Metrics, Pipeline, Precision, Recompute};
+use crate::types::{Anomalies, Keep, LlamaConfig, Metrics, Offload, Pipeline, Precision, Recompute};
 
 /// What the file says it is.
 pub const FORMAT: &str = "eagleray.resolved";
@@ -217,6 +217,12 @@ pub struct Train {
     pub recompute: Recompute,
     /// How the stages of a pipeline take turns.
     pub pipeline: Pipeline,
+    /// Whether each layer is compiled; left out where it is not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub compile: bool,
+    /// Where the state lies; left out where that is the accelerator.
+    #[serde(default, skip_serializing_if = "Offload::is_none")]
+    pub offload: Offload,
     /// The norm that gradients are scaled down to.
     pub clip_grad_norm: Option<f64>,
     /// What follows from a loss that jumps, or is no number; the default in files from before it was there.

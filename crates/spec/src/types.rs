@@ -20,7 +20,7 @@ pub use data::{BadRecords, Data, Filter, Format, LongDocuments, Order, Packing, 
 pub use metrics::{Metrics, Mlflow, Prometheus, Wandb, WandbMode};
 pub use model::{LlamaConfig, Lora, Model};
 pub use train::{
-    AdamW, Cosine, Mesh, NamedStrategy, Optimizer, Pipeline, Precision, Recompute, Schedule, Script,
+    AdamW, Cosine, Mesh, NamedStrategy, Offload, Optimizer, Pipeline, Precision, Recompute, Schedule, Script,
     Strategy, Train,
 };
 pub use values::{Count, Every, Location, Named, OneOrMany};

@@ -200,6 +200,56 @@ fn what_this_build_lacks_is_refused_by_name() {
     insta::assert_snapshot!(error.render());
 }
 
+#[test]
+fn what_cannot_be_compiled_or_lie_on_the_host_is_refused_by_name() {
+    let refused = |overrides: &[&str]| {
+        let resolved = run(SMALL, overrides).unwrap();
+        resolved
+            .refuse_unavailable(Purpose::Train)
+            .map_or_else(|error| error.message().to_owned(), |()| String::new())
+    };
+    let compiled = |more: &[&str]| refused(&[&["train.compile=true"][..], more].concat());
+    assert_eq!(compiled(&["train.strategy=fsdp2", "train.recompute=full"]), "");
+    assert_eq!(compiled(&["model={huggingface: smollm}"]), "");
+    for (more, what) in [
+        (["train.recompute=selective"].as_slice(), "`train.compile` with `train.recompute: selective`"),
+        (&["train.strategy=zero3"], "`train.compile` with `train.strategy: zero3`"),
+        (&["train.strategy={tp: 2}", "cluster.workers=2"], "`train.compile` with `tp` in `train.strategy`"),
+        (&["train.function=mine:main"], "`train.compile` with `train.function`"),
+    ] {
+        assert!(compiled(more).contains(what), "{more:?}: {}", compiled(more));
+    }
+    assert_eq!(refused(&["train.strategy=fsdp2", "train.offload=cpu"]), "");
+    let own = refused(&["train.strategy=fsdp2", "train.offload=cpu", "train.function=mine:main"]);
+    assert!(own.contains("`train.offload: cpu` with `train.function`"), "{own}");
+    // What shards nothing is wrong in itself; `auto` takes what shards.
+    let whole = run(SMALL, &["train.strategy=ddp", "train.offload=cpu"]).unwrap_err().into_error().render();
+    assert!(whole.contains("nearest `strategy: fsdp2`"), "{whole}");
+    assert_eq!(spec(SMALL, &["train.offload=cpu"])["train"]["strategy"], json!({"kind": "fsdp2"}));
+}
+
+#[test]
+fn what_was_there_before_keeps_its_hash_without_the_new_keys() {
+    let train = spec(SMALL, &[])["train"].clone();
+    assert_eq!((&train["compile"], &train["offload"]), (&json!(null), &json!(null)));
+    let train =
+        spec(SMALL, &["train.strategy=fsdp2", "train.compile=true", "train.offload=cpu"])["train"].clone();
+    assert_eq!((&train["compile"], &train["offload"]), (&json!(true), &json!("cpu")));
+}
+
+#[test]
+fn a_schedule_that_does_not_fit_is_refused_at_its_place() {
+    let interleaved = ["train.strategy={pp: 2}", "cluster.workers=2", "train.pipeline=interleaved"];
+    let shown =
+        |more: &[&str]| run(SMALL, &[&interleaved[..], more].concat()).unwrap_err().into_error().render();
+    let uneven = shown(&["train.global_batch=5", "train.micro_batch=1"]);
+    assert!(uneven.contains("5 micro batches of a step evenly to 2 rounds"), "{uneven}");
+    assert!(uneven.contains("train.pipeline"), "{uneven}");
+    let none =
+        run(SMALL, &["train.strategy=ddp", "train.pipeline=interleaved"]).unwrap_err().into_error().render();
+    assert!(none.contains("`pipeline: interleaved` without pipeline stages"), "{none}");
+}
+
 const ADAPTED: &str = "model={huggingface: smollm, lora: {rank: 8, targets: [v_proj, q_proj, v_proj]}}";
 
 #[test]

@@ -25,6 +25,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 from eagleray import _core
 from eagleray._commit import ENGINE
 
+from .buffers import HostBuffers, Staging
 from .flat import FlatPart
 from .storage import StoreReader, StoreWriter, WrittenFile
 
@@ -79,8 +80,10 @@ class CheckpointEngine:
         now: Callable[[], float] = time.time,
         sweep: Callable[[], object] | None = None,
         prepare: Callable[[], None] | None = None,
+        buffers: HostBuffers | None = None,
     ) -> None:
         self._place = place
+        self._buffers = HostBuffers() if buffers is None else buffers
         self._now = now
         self._sweep = sweep
         self._prepare = prepare
@@ -100,11 +103,15 @@ class CheckpointEngine:
         if self._flight is not None:
             raise _core.InternalError("a save began before the one before it was collected")
         began = self._now()
-        staged = stage(state)
+        staging = self._buffers.staging()
+        staged = stage(state, staging)
         flight = _Flight(step=int(commit["step"]))
         times = (began, self._now())
         flight.thread = threading.Thread(
-            target=self._run, args=(flight, staged, dict(commit), times), name=f"save-{flight.step}", daemon=True
+            target=self._run,
+            args=(flight, staged, staging.taken, dict(commit), times),
+            name=f"save-{flight.step}",
+            daemon=True,
         )
         self._flight = flight
         flight.thread.start()
@@ -127,9 +134,18 @@ class CheckpointEngine:
             raise flight.error
         return flight.saved
 
-    def _run(self, flight: _Flight, state: State, commit: dict[str, Any], times: tuple[float, float]) -> None:
+    def _run(
+        self,
+        flight: _Flight,
+        state: State,
+        taken: list[torch.Tensor],
+        commit: dict[str, Any],
+        times: tuple[float, float],
+    ) -> None:
         try:
             directory, size = write(self._place, state, commit, self._prepare)
+            # Here alone: who knows what of a save that failed still reads its buffers.
+            self._buffers.give_back(taken)
             began, staged = times
             flight.saved = Saved(
                 step=flight.step, directory=directory, began=began, staged=staged, committed=self._now(), bytes=size
@@ -144,17 +160,19 @@ class CheckpointEngine:
             flight.done.set()
 
 
-def stage(state: State) -> State:
-    """A copy of `state` in host memory; shards stay shards (`DTensor.from_local` would move them back)."""
+def stage(state: State, staging: Staging) -> State:
+    """A copy of `state` in host memory, complete when this returns."""
 
     def copy(value: Any) -> Any:
         if isinstance(value, FlatPart):
-            return value.staged()
+            return value.staged(staging.copy)
         if isinstance(value, dict):
             return {name: copy(inner) for name, inner in value.items()}
-        return value.detach().to("cpu", copy=True) if isinstance(value, torch.Tensor) else value
+        return staging.copy(value) if isinstance(value, torch.Tensor) else value
 
-    return {name: copy(value) for name, value in state.items()}
+    copied = {name: copy(value) for name, value in state.items()}
+    staging.finish()
+    return copied
 
 
 def write(

@@ -7,7 +7,7 @@ saved and read, under the tensor's own name and shape, so that a checkpoint does
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -61,9 +61,9 @@ class FlatPart(torch.Tensor):
         part.local_offsets = part.global_offsets
         return part
 
-    def staged(self) -> FlatPart:
-        """A copy in host memory."""
-        return FlatPart.of(self.as_subclass(torch.Tensor).to("cpu", copy=True), self.global_shape, self.start)
+    def staged(self, copy: Callable[[Tensor], Tensor]) -> FlatPart:
+        """A copy in host memory, as `copy` makes them."""
+        return FlatPart.of(copy(self.as_subclass(torch.Tensor)), self.global_shape, self.start)
 
     # What DCP asks of tensors that lie on many ranks, as `torch.distributed._checkpointable` has it.
 

@@ -197,6 +197,7 @@ class _Attempt:
         spec = self.resolved["spec"]
         low, high = self.workers["min"], self.workers["max"]
         gpus = _ray.resources("GPU") > 0
+        self.plan.require_device(gpu=gpus)
         return _ray_train.Trainer(
             run_worker,
             train_loop_config={"worker": WorkerConfig(plan=self.plan, attempt=self.attempt, keeper=keeper)},

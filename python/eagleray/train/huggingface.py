@@ -59,12 +59,14 @@ def logits(model: nn.Module, tensors: Tensors) -> Tensor:
     return out
 
 
-def start(model: nn.Module, config: HuggingfaceConfig, seed: int, device: torch.device) -> None:
-    """Gives every parameter memory on `device`, and its value: that of the folder's weights, else one drawn by name.
+def start(
+    model: nn.Module, config: HuggingfaceConfig, seed: int, device: torch.device, home: torch.device | None = None
+) -> None:
+    """Gives every parameter memory on `home`, and its value: that of the folder's weights, else one drawn by name.
 
-    Adapters are always drawn by name.
+    `home` is `device`, where buffers lie, unless it is given. Adapters are always drawn by name.
     """
-    _materialise(model, device)
+    _materialise(model, device, home or device)
     values = _Values(model, config, seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -197,10 +199,10 @@ def _by_parameter(model: nn.Module) -> list[list[str]]:
     return list(names.values())
 
 
-def _materialise(model: nn.Module, device: torch.device) -> None:
-    """Memory for every parameter, buffers as they are; what was shared stays shared."""
+def _materialise(model: nn.Module, device: torch.device, home: torch.device) -> None:
+    """Memory for every parameter on `home`, buffers as they are on `device`; what was shared stays shared."""
     shared = _by_parameter(model)
-    model._apply(lambda tensor: torch.empty_like(tensor, device=device) if tensor.is_meta else tensor.to(device))
+    model._apply(lambda tensor: torch.empty_like(tensor, device=home) if tensor.is_meta else tensor.to(device))
     for first, *others in shared:
         for other in others:
             owner, _, attribute = other.rpartition(".")

@@ -103,8 +103,8 @@ class Axes:
         """Whether `rank` is the one of its share that has the losses and tells of the samples."""
         return self.stage(rank) == self.pp - 1 and rank % (self.cp * self.tp) == 0
 
-    def layers(self, stage: int, num_layers: int) -> range:
-        """The layers of a stage: evenly, the first stages take one more."""
-        each, rest = divmod(num_layers, self.pp)
+    def layers(self, stage: int, num_layers: int, num_stages: int) -> range:
+        """The layers of one of all stages: evenly, the first stages take one more."""
+        each, rest = divmod(num_layers, num_stages)
         first = stage * each + min(stage, rest)
         return range(first, first + each + (1 if stage < rest else 0))

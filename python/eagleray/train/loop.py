@@ -48,6 +48,7 @@ class Loop:
 
     def __init__(self, context: Context, commit: Mapping[str, Any] | None) -> None:
         plan = context.plan
+        plan.require_device(gpu=context.device.type == "cuda")
         self.context, self.plan = context, plan
         self.step = 0 if commit is None else int(commit["step"])
         # Steps up to this one are done again.
@@ -62,6 +63,8 @@ class Loop:
             precision=plan.precision,
             device=context.device,
             recomputed=plan.recompute,
+            compiled=plan.compile,
+            offloaded=plan.offload == "cpu",
             flow=Flow(
                 micro_batch=plan.micro_batch,
                 micro_batches=plan.micro_batches(context.axes.readers),

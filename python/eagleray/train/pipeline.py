@@ -6,23 +6,86 @@ are short of samples are filled up with samples whose labels count for nothing.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleaved1F1B
+
+from eagleray import _core
 
 from .context import IGNORED, Tensors
-from .model import sample_losses
+from .layout import Axes
+from .model import Llama, sample_losses
+from .model_config import ModelConfig
 from .parts import local
 from .strategy import Done, Flow, Spread
+
+# Stages of a rank, by schedule: the rank's own number, and that number plus `pp` where they are interleaved.
+STAGES_PER_RANK = {"1f1b": 1, "gpipe": 1, "interleaved": 2}
+
+
+class Stages(nn.Module):
+    """The stages of a rank as one module, whose parameters are called what the whole model calls them."""
+
+    def __init__(self, config: ModelConfig, parts: Sequence[Llama]) -> None:
+        super().__init__()
+        self.config = config
+        # In a tuple, which registers nothing: what is in them is registered below, under its own name.
+        self.parts = tuple(parts)
+        self.embedding = _only(part.embedding for part in parts)
+        self.layers = nn.ModuleDict({name: layer for part in parts for name, layer in part.layers.items()})
+        self.norm = _only(part.norm for part in parts)
+        self.head = _only(part.head for part in parts)
+        # Hooks of the parts, which are no modules of this one, would not run.
+        self.register_state_dict_pre_hook(lambda module, *_: module.reshard())
+        self.register_load_state_dict_pre_hook(lambda module, *_: module.reshard())
+
+    def reshard(self) -> None:
+        """Has parameters that are whole be shards again."""
+        for part in self.parts:
+            if isinstance(part, FSDPModule):
+                part.reshard()
+
+
+def joined(config: ModelConfig, parts: Sequence[Llama]) -> nn.Module:
+    """All parts of a rank as one module."""
+    return parts[0] if len(parts) == 1 else Stages(config, parts)
+
+
+def _only(given: Iterator[nn.Module | None]) -> nn.Module | None:
+    return next((module for module in given if module is not None), None)
+
+
+def stages_of(axes: Axes, rank: int, schedule: str) -> list[int]:
+    """The stages of `rank`, of `axes.pp` for each rank along `pp`."""
+    return [turn * axes.pp + axes.stage(rank) for turn in range(STAGES_PER_RANK[schedule])]
+
+
+def parts_of(config: ModelConfig, axes: Axes, rank: int, schedule: str) -> list[Llama]:
+    """A model for each stage of `rank`, with the layers of that stage alone."""
+    num_stages = axes.pp * STAGES_PER_RANK[schedule]
+    if config.num_layers < num_stages:
+        raise _core.InvalidError(
+            f"`train.pipeline: {schedule}` makes {num_stages} stages of `pp` {axes.pp}, above the model's "
+            f"{config.num_layers} layers; lower `pp` or write `pipeline: 1f1b`"
+        )
+    parts = []
+    for stage in stages_of(axes, rank, schedule):
+        part = Llama(config)
+        layers = axes.layers(stage, config.num_layers, num_stages)
+        part.keep(layers, first=stage == 0, last=stage == num_stages - 1)
+        parts.append(part)
+    return parts
 
 
 @dataclass(kw_only=True)
 class Pipelined(Spread):
-    """One stage of a model, and the schedule that it keeps with the others."""
+    """The stages of a rank, and the schedule that it keeps with the others."""
 
     flow: Flow
     bf16: bool
@@ -33,12 +96,12 @@ class Pipelined(Spread):
     def __post_init__(self) -> None:
         self.stage = self.axes.stage(dist.get_rank())
         self.last = self.stage == self.axes.pp - 1
-        _autocast_forward(self)
-        # 1F1B wants as many micro batches as there are stages; with fewer, it would be GPipe anyway.
-        count = self.flow.micro_batches
-        kind = Schedule1F1B if self.flow.schedule == "1f1b" and count >= self.axes.pp else ScheduleGPipe
-        self._training = kind(self._stage(), count, loss_fn=self._loss, scale_grads=False)
-        self._evaluation = ScheduleGPipe(self._stage(), 1, loss_fn=self._loss, scale_grads=False)
+        self.parts: Sequence[nn.Module] = self.model.parts if isinstance(self.model, Stages) else [self.model]
+        self.num_stages = self.axes.pp * len(self.parts)
+        for part in self.parts:
+            _autocast_forward(self, part)
+        self._training = self._schedule(self.flow.micro_batches)
+        self._evaluation = self._schedule(1)
 
     def forward_backward(self, tensors: Tensors, scale: float, *, last: bool) -> list[Done]:
         self._waiting.append(tensors)
@@ -93,14 +156,23 @@ class Pipelined(Spread):
         pairs = zip(found, batches, strict=True)
         return [done for losses, tensors in pairs for done in Done.of(tensors, losses[: tensors.labels.shape[0]])]
 
-    def _stage(self) -> PipelineStage:
+    def _schedule(self, micro_batches: int) -> Any:
+        options: dict[str, Any] = {"loss_fn": self._loss, "scale_grads": False}
+        stages = [self._stage(turn * self.axes.pp + self.stage, part) for turn, part in enumerate(self.parts)]
+        if self.flow.schedule == "interleaved":
+            return ScheduleInterleaved1F1B(stages, micro_batches, **options)
+        # 1F1B wants as many micro batches as there are stages; with fewer, it would be GPipe anyway.
+        kind = Schedule1F1B if self.flow.schedule == "1f1b" and micro_batches >= self.axes.pp else ScheduleGPipe
+        return kind(stages[0], micro_batches, **options)
+
+    def _stage(self, stage: int, part: nn.Module) -> PipelineStage:
         return PipelineStage(
-            self.model,
-            self.stage,
-            self.axes.pp,
+            part,
+            stage,
+            self.num_stages,
             self.device,
-            input_args=self._boundary(self.stage),
-            output_args=self._boundary(self.stage + 1),
+            input_args=self._boundary(stage),
+            output_args=self._boundary(stage + 1),
             group=self.mesh.get_group("pp"),
         )
 
@@ -111,7 +183,7 @@ class Pipelined(Spread):
             return torch.empty(batch, sequence, dtype=torch.int64, device="meta")
         config = self.model.config
         narrow = torch.bfloat16 if self.bf16 else torch.float32
-        if stage == self.axes.pp:
+        if stage == self.num_stages:
             return torch.empty(batch, sequence, config.vocab_size, dtype=narrow, device="meta", requires_grad=True)
         # Under autocast the residual stream is in fp32; with `tp` each rank hands on its part of the sequence.
         states = (batch, sequence // self.axes.tp, config.hidden_size)
@@ -119,12 +191,12 @@ class Pipelined(Spread):
         return torch.empty(states, dtype=kind, device="meta", requires_grad=True)
 
 
-def _autocast_forward(spread: Spread) -> None:
-    """Computes the stage's forward passes, which the schedule calls, in the precision of the run."""
-    forward = spread.model.forward
+def _autocast_forward(spread: Spread, part: nn.Module) -> None:
+    """Computes a stage's forward passes, which the schedule calls, in the precision of the run."""
+    forward = part.forward
 
     def cast(*inputs: Any, **named: Any) -> Any:
         with spread.precision():
             return forward(*inputs, **named)
 
-    spread.model.forward = cast
+    part.forward = cast

@@ -133,6 +133,8 @@ class Plan:
     precision: str
     recompute: str
     pipeline: str
+    compile: bool
+    offload: str
     clip_grad_norm: float | None
     anomalies: Mapping[str, Any]
     model: AnyModel | None
@@ -169,6 +171,14 @@ class Plan:
     def tokens_per_step(self) -> int:
         """Tokens of one global batch."""
         return self.global_batch * self.sequence_length
+
+    def require_device(self, *, gpu: bool) -> None:
+        """Refuses workers that lack what the run asks of their device."""
+        if self.offload == "cpu" and not gpu:
+            raise _core.InvalidError(
+                "`train.offload: cpu` on workers without a GPU: all of their state is in the host's memory already; "
+                "remove `offload`, or start where Ray sees GPUs"
+            )
 
     def micro_batches(self, readers: int) -> int:
         """Micro batches of a step on each rank: those of the reader with the largest share."""
@@ -235,6 +245,9 @@ def plan_from(resolved: Mapping[str, Any], datasets: Mapping[str, Mapping[str, s
         precision=train["precision"],
         recompute=train["recompute"],
         pipeline=train["pipeline"],
+        # Left out where they are the default, as in specs from before they were there.
+        compile=train.get("compile", False),
+        offload=train.get("offload", "none"),
         clip_grad_norm=train.get("clip_grad_norm"),
         anomalies=train["anomalies"],
         model=model,

@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.distributed.tensor.parallel import loss_parallel
 from torch.nn.parallel import DistributedDataParallel
@@ -29,11 +29,12 @@ from torch.nn.utils import clip_grads_with_norm_
 
 from eagleray import _core
 
+from .compiled import compile_layers
 from .context import Tensors
 from .layout import AXES, Axes, Layout
 from .lora import frozen_digest
 from .model import Llama, initialise, sample_losses
-from .model_config import AnyModel, HuggingfaceConfig
+from .model_config import AnyModel, HuggingfaceConfig, ModelConfig
 from .parts import local
 from .recompute import recompute
 from .state import Held, ModelAndOptimizer
@@ -113,7 +114,7 @@ class Spread:
 
     def clip(self, max_norm: float | None) -> float:
         """Clips gradients in place by their global norm, which it returns (before clipping)."""
-        return clip_gradients(self.model.parameters(), max_norm, stages=self.axes.pp)
+        return clip_gradients(self.model.parameters(), max_norm, stages=self.axes.pp, device=self.device)
 
     def _losses(self, tensors: Tensors) -> Tensor:
         with self.precision():
@@ -141,17 +142,20 @@ class Spread:
         return loss_parallel() if self.axes.tp > 1 else contextlib.nullcontext()
 
 
-def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None, *, stages: int = 1) -> float:
+def clip_gradients(
+    parameters: Iterable[nn.Parameter], max_norm: float | None, *, stages: int = 1, device: torch.device | None = None
+) -> float:
     """Clips gradients in place by their global norm, which it returns (before clipping).
 
-    Ranks hold parts or copies of the gradients of one of `stages` stages; each part counts once.
+    Ranks hold parts or copies of the gradients of one of `stages` stages; each part counts once. Ranks talk over
+    `device`, the gradients' own unless it is given: those on the host are summed up where the collectives are.
     """
     given = [parameter for parameter in parameters if parameter.grad is not None]
     gradients = [_reduced(parameter) for parameter in given]
     holders = dist.get_world_size() // stages
     copies = torch.tensor([holders // _parts(gradient) for gradient in gradients], dtype=torch.float64)
     norms = torch.stack(torch._foreach_norm([local(gradient) for gradient in gradients])).double()
-    squares = (norms.square() / copies.to(norms.device)).sum()
+    squares = (norms.square() / copies.to(norms.device)).sum().to(device or norms.device)
     dist.all_reduce(squares)
     norm = squares.sqrt().float()
     if max_norm is not None:
@@ -185,12 +189,15 @@ def spread(
     precision: str,
     device: torch.device,
     recomputed: str = "none",
+    compiled: bool = False,
+    offloaded: bool = False,
     flow: Flow | None = None,
     deepspeed: Mapping[str, Any] | None = None,
 ) -> Spread:
     """Builds the model, starts it from `seed` and spreads it over the default process group.
 
-    `recomputed` is `none`, `selective` or `full`. `flow` is needed where `layout` has pipeline stages, `deepspeed`,
+    `recomputed` is `none`, `selective` or `full`. `compiled` compiles each layer. `offloaded` keeps shards on the host
+    of a GPU. `flow` is needed where `layout` has pipeline stages, `deepspeed`,
     its whole configuration, under `zero3`.
     """
     world = dist.get_world_size()
@@ -205,38 +212,58 @@ def spread(
             raise _core.InternalError("`zero3` needs DeepSpeed's configuration")
         return spread_zero3(config, axes, deepspeed, seed=seed, device=device, recomputed=recomputed)
     if isinstance(config, HuggingfaceConfig):
-        return _spread_huggingface(layout, config, axes, seed=seed, bf16=bf16, device=device, recomputed=recomputed)
+        return _spread_huggingface(
+            layout,
+            config,
+            axes,
+            seed=seed,
+            bf16=bf16,
+            device=device,
+            recomputed=recomputed,
+            compiled=compiled,
+            offloaded=offloaded,
+        )
     if layout.kind == "ddp":
         mesh = init_device_mesh(device.type, (world,), mesh_dim_names=("dp_replicate",))
         model = Llama(config)
         initialise(model, seed, _copy_whole)
+        if compiled:
+            compile_layers(model.layers, device, whole=True)
         recompute(model.layers, recomputed)
         model.to(device)
         return Spread(axes=axes, model=replicated(model), mesh=mesh, device=device, autocast=bf16)
     mesh = mesh_of(axes, device)
-    with torch.device("meta"):
-        model = Llama(config)
-    stage = axes.stage(dist.get_rank())
-    if axes.pp > 1:
-        model.keep(axes.layers(stage, config.num_layers), first=stage == 0, last=stage == axes.pp - 1)
-    if axes.tp > 1:
-        split_tensors(model, mesh["tp"])
-    recompute(model.layers, recomputed)
+    models = _models(config, axes, flow)
     sharded = axes.readers > 1 or layout.kind == "fsdp2"
-    if sharded:
-        shard(model, model.layers.values(), mesh, axes, bf16=bf16, cast_inputs=False)
-    model.to_empty(device=device)
-    model.tie()
-    initialise(model, seed, _copy_part)
-    parts: dict[str, Any] = {"axes": axes, "model": model, "mesh": mesh, "device": device}
-    parts["autocast"] = bf16 and not sharded
-    if axes.pp == 1:
-        return Spread(**parts)
-    if flow is None:
-        raise _core.InternalError("a pipeline needs the shape of its micro batches")
-    from .pipeline import Pipelined
+    for model in models:
+        if axes.tp > 1:
+            split_tensors(model, mesh["tp"])
+        if compiled:
+            compile_layers(model.layers, device, whole=True)
+        recompute(model.layers, recomputed)
+        if sharded:
+            shard(model, model.layers.values(), mesh, axes, bf16=bf16, cast_inputs=False, offloaded=offloaded)
+        model.to_empty(device=home_of(device, offloaded=offloaded))
+        model.tie()
+        initialise(model, seed, _copy_part)
+    given: dict[str, Any] = {"axes": axes, "mesh": mesh, "device": device, "autocast": bf16 and not sharded}
+    if axes.pp == 1 or flow is None:
+        return Spread(**given, model=models[0])
+    from .pipeline import Pipelined, joined
 
-    return Pipelined(**parts, flow=flow, bf16=bf16)
+    return Pipelined(**given, model=joined(config, models), flow=flow, bf16=bf16)
+
+
+def _models(config: ModelConfig, axes: Axes, flow: Flow | None) -> list[Llama]:
+    """The model without memory, or a part of it for each pipeline stage of this rank."""
+    with torch.device("meta"):
+        if axes.pp == 1:
+            return [Llama(config)]
+        if flow is None:
+            raise _core.InternalError("a pipeline needs the shape of its micro batches")
+        from .pipeline import parts_of
+
+        return parts_of(config, axes, dist.get_rank(), flow.schedule)
 
 
 def _spread_huggingface(
@@ -248,17 +275,22 @@ def _spread_huggingface(
     bf16: bool,
     device: torch.device,
     recomputed: str,
+    compiled: bool,
+    offloaded: bool,
 ) -> Spread:
     from . import huggingface
 
     mesh = mesh_of(axes, device)
     model = huggingface.on_meta(config)
     layers = huggingface.layers(model)
+    if compiled:
+        # Layers of some families leave the graph for a line or two.
+        compile_layers(layers, device, whole=False)
     recompute(layers, recomputed)
     whole = layout.kind == "ddp"
     if not whole:
-        shard(model, layers.values(), mesh, axes, bf16=bf16, cast_inputs=False)
-    huggingface.start(model, config, seed, device)
+        shard(model, layers.values(), mesh, axes, bf16=bf16, cast_inputs=False, offloaded=offloaded)
+    huggingface.start(model, config, seed, device, home_of(device, offloaded=offloaded))
     spread_model = replicated(model) if whole else model
     return Spread(
         axes=axes,
@@ -281,12 +313,25 @@ def mesh_of(axes: Axes, device: torch.device) -> DeviceMesh:
     return init_device_mesh(device.type, tuple(kept.values()), mesh_dim_names=tuple(kept))
 
 
+def home_of(device: torch.device, *, offloaded: bool) -> torch.device:
+    """Where parameters lie while nothing computes with them."""
+    return torch.device("cpu") if offloaded else device
+
+
 def shard(
-    model: nn.Module, layers: Iterable[nn.Module], mesh: DeviceMesh, axes: Axes, *, bf16: bool, cast_inputs: bool
+    model: nn.Module,
+    layers: Iterable[nn.Module],
+    mesh: DeviceMesh,
+    axes: Axes,
+    *,
+    bf16: bool,
+    cast_inputs: bool,
+    offloaded: bool = False,
 ) -> None:
     """Shards `model` over the ranks of `mesh` that read other samples; each of `layers` is gathered on its own.
 
     In bf16 `cast_inputs` brings what each layer is given to it: the built-in model's rotary positions stay in fp32.
+    `offloaded` shards, their gradients and so their moments lie in pinned memory of the host.
     """
     policy = MixedPrecisionPolicy()
     if bf16:
@@ -296,6 +341,7 @@ def shard(
     # A stage's backward pass keeps what it has gathered until the step ends: dropping it before would gain nothing.
     reading: Any = ("dp_replicate", "dp_shard") if axes.dp_replicate > 1 else "dp_shard"
     options: dict[str, Any] = {"mesh": mesh[reading], "mp_policy": policy, "reshard_after_forward": axes.pp == 1}
+    options["offload_policy"] = CPUOffloadPolicy() if offloaded else OffloadPolicy()
     for layer in layers:
         fully_shard(layer, **options)
     fully_shard(model, **options)

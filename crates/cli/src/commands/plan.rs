@@ -10,7 +10,7 @@ use eagleray_plan::accelerator::{ACCELERATORS, Accelerator, Node, accelerator};
 use eagleray_plan::{
     Choice, Device, Layout, Memory, Planned, Recompute, Setting, Shape, Situation, Term, fewest, memory,
 };
-use eagleray_spec::types::{Pipeline, Precision, Strategy, model};
+use eagleray_spec::types::{Offload, Pipeline, Precision, Strategy, model};
 use serde_json::{Value, json};
 
 use super::SpecArgs;
@@ -56,10 +56,11 @@ pub(crate) struct Plan {
     micro_batch: u32,
 }
 
-/// One strategy under one recomputation.
+/// One strategy under one recomputation, and one schedule where it has pipeline stages.
 struct Row {
     layout: Layout,
     world: u32,
+    pipeline: Option<Pipeline>,
     recompute: Recompute,
     memory: Memory,
 }
@@ -117,6 +118,7 @@ impl Plan {
             precision: Precision::Bf16,
             recompute: Recompute::None,
             pipeline: Pipeline::default(),
+            offload: Offload::None,
             device: Device::Gpu,
         };
         let accelerators = chosen.map_or_else(|| ACCELERATORS.to_vec(), |one| vec![one]);
@@ -169,12 +171,26 @@ fn of_spec(planned: &Planned, chosen: Option<Accelerator>) -> Result<Table> {
 }
 
 fn rows_of(shape: &Shape, setting: &Setting) -> Result<Vec<Row>> {
-    let row = |recompute| {
-        let (layout, world) = (setting.layout, setting.world);
-        let memory = memory(shape, &Setting { recompute, ..*setting })?;
-        Ok(Row { layout, world, recompute, memory })
+    let (layout, world) = (setting.layout, setting.world);
+    let row = |pipeline: Option<Pipeline>, recompute| {
+        let given = Setting { recompute, pipeline: pipeline.unwrap_or(setting.pipeline), ..*setting };
+        Ok(Row { layout, world, pipeline, recompute, memory: memory(shape, &given)? })
     };
-    Recompute::ALL.into_iter().map(row).collect()
+    if !matches!(layout, Layout::Mesh(mesh) if mesh.pp > 1) {
+        return Recompute::ALL.into_iter().map(|recompute| row(None, recompute)).collect();
+    }
+    let mut rows = Vec::new();
+    for pipeline in Pipeline::ALL {
+        for recompute in Recompute::ALL {
+            match row(Some(pipeline), recompute) {
+                Ok(row) => rows.push(row),
+                // A schedule that the run did not ask for and could not have is no row.
+                Err(_) if pipeline != setting.pipeline => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(rows)
 }
 
 /// GiB with one digit behind the point.
@@ -202,7 +218,8 @@ impl Table {
         };
         let row = |row: &Row| {
             json!({
-                "strategy": row.layout.show(), "workers": row.world, "recompute": row.recompute,
+                "strategy": row.layout.show(), "workers": row.world, "pipeline": row.pipeline,
+                "recompute": row.recompute,
                 "memory": row.memory, "fits": fits(row.memory.peak.bytes),
             })
         };
@@ -245,15 +262,24 @@ impl Table {
 
     /// GiB of each term at the fullest moment, and whether that fits.
     fn show_rows(&self, shown: &mut String) {
-        let mut lines = vec![vec!["GiB a device".to_owned(), "recompute".into()]];
+        let staged = self.rows.iter().any(|row| row.pipeline.is_some());
+        let mut lines = vec![vec!["GiB a device".to_owned()]];
+        lines[0].extend(staged.then(|| "pipeline".to_owned()));
+        lines[0].push("recompute".into());
         lines[0].extend(Term::ALL.map(|term| term.name().to_owned()));
-        lines[0].extend(["peak".into(), "at".into(), "fits".into()]);
+        lines[0].extend(["peak".into(), "at".into()]);
+        let offloads = self.rows.iter().any(|row| row.memory.host_bytes > 0);
+        lines[0].extend(offloads.then(|| "on the host".to_owned()));
+        lines[0].push("fits".into());
         for row in &self.rows {
             let peak = &row.memory.peak;
-            let mut line =
-                vec![format!("{} × {}", row.layout.show(), row.world), row.recompute.name().into()];
+            let mut line = vec![format!("{} × {}", row.layout.show(), row.world)];
+            line.extend(staged.then(|| row.pipeline.map_or("–", Pipeline::name).to_owned()));
+            line.push(row.recompute.name().into());
             line.extend(peak.terms.iter().map(|bytes| if *bytes == 0 { "–".into() } else { gib(*bytes) }));
-            line.extend([gib(peak.bytes), peak.moment.name().into(), self.fits(peak.bytes)]);
+            line.extend([gib(peak.bytes), peak.moment.name().into()]);
+            line.extend(offloads.then(|| gib(row.memory.host_bytes)));
+            line.push(self.fits(peak.bytes));
             lines.push(line);
         }
         shown.push_str(&aligned(&lines));

@@ -1,7 +1,7 @@
 //! Checks of `train` and `checkpoint`.
 
 use super::{Checks, is_python_name};
-use crate::types::train::{Launcher, Mesh, Optimizer, Schedule, Train};
+use crate::types::train::{Launcher, Mesh, NamedStrategy, Optimizer, Schedule, Train};
 use crate::types::{Model, RunSpec, Strategy};
 use crate::{deepspeed, mesh};
 
@@ -13,6 +13,10 @@ pub(super) fn check(checks: &mut Checks<'_>, spec: &RunSpec) {
     check_numbers(checks, train);
     if let Strategy::Mesh(mesh) = train.strategy {
         check_mesh(checks, spec, &mesh);
+    }
+    check_pipeline(checks, spec);
+    if let Some(fault) = mesh::offload_fault(train.strategy, train.offload) {
+        checks.report(&["train", "offload"], fault.message, fault.hint);
     }
     for fault in train.deepspeed.iter().flat_map(deepspeed::faults) {
         let below = fault.path.iter().map(String::as_str);
@@ -115,5 +119,27 @@ fn check_mesh(checks: &mut Checks<'_>, spec: &RunSpec, mesh: &Mesh) {
             Some(axis) => checks.report(&["train", "strategy", axis], fault.message, fault.hint),
             None => checks.report(&["train", "strategy"], fault.message, fault.hint),
         }
+    }
+}
+
+/// `auto` is judged by what it becomes: what has no stages has no use for a schedule of theirs.
+fn check_pipeline(checks: &mut Checks<'_>, spec: &RunSpec) {
+    let train = &spec.train;
+    let mesh = match train.strategy {
+        Strategy::Named(NamedStrategy::Auto) => return,
+        Strategy::Named(_) => Mesh::default(),
+        // What is wrong with the mesh itself has been said.
+        Strategy::Mesh(mesh) if mesh.size() == 0 => return,
+        Strategy::Mesh(mesh) => mesh,
+    };
+    let flow = mesh::Flow {
+        pipeline: train.pipeline,
+        workers: spec.cluster.workers,
+        global_batch: train.global_batch,
+        micro_batch: train.micro_batch,
+    };
+    let config = spec.model.as_ref().and_then(Model::shape);
+    if let Some(fault) = mesh::schedule_fault(&mesh, &flow, config.as_ref()) {
+        checks.report(&["train", "pipeline"], fault.message, fault.hint);
     }
 }

@@ -42,6 +42,12 @@ pub struct Train {
     /// How the stages of a pipeline take turns.
     #[serde(default)]
     pub pipeline: Pipeline,
+    /// Whether `torch.compile` makes each layer's kernels.
+    #[serde(default)]
+    pub compile: bool,
+    /// Whether parameters, gradients and moments lie on the host while nothing computes with them.
+    #[serde(default)]
+    pub offload: Offload,
     /// The norm that gradients are scaled down to; `null` leaves them as they are.
     #[serde(default = "clip_grad_norm")]
     pub clip_grad_norm: Option<f64>,
@@ -320,6 +326,49 @@ pub enum Pipeline {
     /// All forward, then all backward: a stage holds every micro batch of the step.
     #[serde(rename = "gpipe")]
     Gpipe,
+    /// As `1f1b`, where each worker has two stages that lie apart: less idle time, more micro batches held.
+    #[serde(rename = "interleaved")]
+    Interleaved,
+}
+
+impl Pipeline {
+    /// All of them, the usual one first.
+    pub const ALL: [Self; 3] = [Self::OneForwardOneBackward, Self::Gpipe, Self::Interleaved];
+
+    /// The name as written.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::OneForwardOneBackward => "1f1b",
+            Self::Gpipe => "gpipe",
+            Self::Interleaved => "interleaved",
+        }
+    }
+
+    /// The stages of each worker along `pp`.
+    pub const fn stages_per_worker(self) -> u32 {
+        match self {
+            Self::OneForwardOneBackward | Self::Gpipe => 1,
+            Self::Interleaved => 2,
+        }
+    }
+}
+
+/// Where parameters, gradients and moments lie while nothing computes with them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Offload {
+    /// On the accelerator.
+    #[default]
+    None,
+    /// In the host's memory, where the optimizer's step is computed too.
+    Cpu,
+}
+
+impl Offload {
+    /// Whether all stays on the accelerator.
+    pub fn is_none(&self) -> bool {
+        *self == Self::None
+    }
 }
 
 /// Your own script.
