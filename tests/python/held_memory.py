@@ -79,27 +79,39 @@ def measure(strategy: str, shape: dict[str, Any], batch: tuple[int, int]) -> dic
     }
 
 
-def measure_zero3(
-    _rank: int, _world: int, shapes: list[dict[str, Any]], batch: tuple[int, int], deepspeed: dict[str, Any]
+def measure_zero(
+    _rank: int,
+    _world: int,
+    kind: str,
+    shapes: list[dict[str, Any]],
+    batch: tuple[int, int],
+    deepspeed: dict[str, Any],
 ) -> list[dict[str, int]]:
     """Trains one step of each shape under DeepSpeed and measures what it keeps of the model on this rank."""
     found = []
     for shape in shapes:
         config = ModelConfig(**shape)
         spread_model: Any = spread(
-            Layout(kind="zero3"), config, seed=1, precision="fp32", device=torch.device("cpu"), deepspeed=deepspeed
+            Layout(kind=kind), config, seed=1, precision="fp32", device=torch.device("cpu"), deepspeed=deepspeed
         )
         optimizer: Any = spread_model.optimizer(lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
         tokens = torch.randint(0, config.vocab_size, batch)
         positions = torch.arange(batch[1]).expand(batch)
         tensors = Tensors(tokens=tokens, labels=tokens, position_ids=positions, counted=tokens.numel(), empty=False)
+        # The first stage sums up whole gradients, and takes its part of them at the step's end.
+        whole = 0
+        if kind == "zero1":
+            spread_model.forward_backward(tensors, 1.0 / tokens.numel(), last=False)
+            whole = nbytes(parameter.grad for parameter in spread_model.model.module.parameters())
         spread_model.forward_backward(tensors, 1.0 / tokens.numel(), last=True)
-        gradients = nbytes(spread_model.gradients())
+        # Of the tensors that a part of the second stage begins and ends in, DeepSpeed keeps the rest too: large in a
+        # small model alone, and so not counted.
+        gradients = whole or sum(4 * part.numel() for part in spread_model.gradients())
         optimizer.step()
         states = optimizer.optimizer.state.values()
         found.append(
             {
-                "parameters": nbytes(optimizer.fp32_partitioned_groups_flat),
+                "parameters": nbytes([*spread_model.flats(), *getattr(optimizer, "bit16_groups_flat", [])]),
                 "gradients": gradients,
                 "optimizer": nbytes(value for state in states for value in state.values() if value.dim() > 0),
             }

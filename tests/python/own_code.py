@@ -60,6 +60,34 @@ def train(context: TrainContext) -> None:
         schedule.step()
 
 
+def twice(context: TrainContext) -> None:
+    """Passes backward twice for a batch."""
+    model = context.distribute(Bigram())
+    optimizer = torch.optim.AdamW(model.parameters())
+    for step in context.steps(model=model, optimizer=optimizer):
+        for batch in step.batches:
+            for _ in range(2):
+                step.backward(model(batch.tokens).sum())
+
+
+def frozen(context: TrainContext) -> None:
+    """Has a parameter that is not trained."""
+    model = Bigram()
+    model.embedding.requires_grad_(False)
+    context.distribute(model)
+
+
+def momentum(context: TrainContext) -> None:
+    """Has another optimizer."""
+    model = context.distribute(Bigram())
+    next(iter(context.steps(model=model, optimizer=torch.optim.SGD(model.parameters(), momentum=0.9))))
+
+
+def early(context: TrainContext) -> None:
+    """Computes before its steps."""
+    context.distribute(Bigram())(torch.zeros(1, 1, dtype=torch.int64))
+
+
 def forgetful(context: TrainContext) -> None:
     """Leaves a batch of each step untaken."""
     for step in context.steps():

@@ -34,6 +34,19 @@ def test_a_gpu_sees_the_samples_and_has_the_losses_of_a_cpu(
     assert {step: run.history()[step]["loss"] for step in first} == pytest.approx(first, rel=1e-5)
 
 
+@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize("deepspeed", ["null", "{zero_optimization: {offload_optimizer: {device: cpu}}}"])
+def test_a_stage_of_zero_on_a_gpu_has_the_losses_of_a_cpu(
+    stage: int, deepspeed: str, new_run: Callable[..., Run], ranks: Ranks
+) -> None:
+    pytest.importorskip("deepspeed", reason="missing tool: deepspeed")
+    run = new_run("gpu", workers=1, strategy=f"zero{stage}", deepspeed=deepspeed, steps=SHORT_STEPS)
+    run.finish()
+    cpu = train_in(ranks, 1, new_run("cpu", workers=1, steps=SHORT_STEPS))
+    assert run.digests() == cpu.digests()
+    assert run.loss_drift(cpu) < 1e-4
+
+
 def test_a_killed_worker_on_a_gpu_is_replaced_and_goes_on_where_it_was(new_run: Callable[..., Run]) -> None:
     whole, torn = (new_run(name, workers=1, steps=400, every="20 steps", max_failures=0) for name in ("whole", "torn"))
     whole.finish()

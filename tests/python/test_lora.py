@@ -107,6 +107,9 @@ def test_every_world_has_the_losses_of_plain_peft(bases: Path, new_run: Callable
         ("fsdp2", 2, {"recompute": "selective"}),
         ("fsdp2", 3, {"recompute": "full"}),
         ("{dp_replicate: 2, dp_shard: 2}", 4, {}),
+        ("zero1", 2, {}),
+        ("zero2", 2, {"recompute": "selective"}),
+        ("zero3", 3, {"recompute": "full"}),
     ]
     plain: list[float] = []
     frozen = set()
@@ -154,11 +157,11 @@ def test_a_save_holds_adapters_alone_and_any_world_goes_on_from_it(
     shapes = ModelTensors(str(run.store), newest(run)).shapes
     assert shapes and all(".lora_A." in name or ".lora_B." in name for name in shapes)
     shutil.rmtree(run.store / "checkpoints" / f"step-{STEPS:09}")
-    for strategy, world in (("ddp", 1), ("fsdp2", 3)):
+    for strategy, world in (("ddp", 1), ("fsdp2", 3), ("zero3", 2)):
         copied = tmp_path / f"{strategy}-{world}"
         shutil.copytree(run.store, copied)
         again = new_run(
-            f"again-{world}",
+            f"again-{strategy}",
             store=copied,
             workers=world,
             strategy=strategy,

@@ -18,7 +18,7 @@ from eagleray.train.model import Llama, num_parameters, sample_losses
 from eagleray.train.model_config import ModelConfig
 from eagleray.train.recompute import recompute
 from eagleray.train.strategy import build_optimizer
-from held_memory import measure_all, measure_zero3
+from held_memory import measure_all, measure_zero
 from ranks import Ranks
 from training import Run
 
@@ -91,12 +91,14 @@ def test_every_term_is_what_ranks_hold(shape: str, strategy: str, held: tuple[in
     near(terms["activations"] + terms["logits"], max(rank[case]["saved"] for rank in ranks))
 
 
-@pytest.mark.parametrize("world", [1, 2])
-def test_what_deepspeed_keeps_is_what_the_model_says(world: int, new_run: Callable[..., Run], ranks: Ranks) -> None:
-    deepspeed = new_run(strategy="zero3").spec()["spec"]["train"]["deepspeed"]
-    held = ranks.run(world, measure_zero3, list(SHAPES.values()), (2, 128), deepspeed)
+@pytest.mark.parametrize(("kind", "world"), [("zero1", 2), ("zero2", 2), ("zero3", 1), ("zero3", 2)])
+def test_what_deepspeed_keeps_is_what_the_model_says(
+    kind: str, world: int, new_run: Callable[..., Run], ranks: Ranks
+) -> None:
+    deepspeed = new_run(strategy=kind).spec()["spec"]["train"]["deepspeed"]
+    held = ranks.run(world, measure_zero, kind, list(SHAPES.values()), (2, 128), deepspeed)
     for case, shape in enumerate(SHAPES.values()):
-        terms = at(planned(shape, {"kind": "zero3"}, world), "loss")
+        terms = at(planned(shape, {"kind": kind}, world), "loss")
         for term in ("parameters", "gradients", "optimizer"):
             near(terms[term], max(rank[case][term] for rank in held))
 

@@ -20,7 +20,9 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 pytestmark = pytest.mark.timeout(600)
 
 
-@pytest.mark.parametrize(("strategy", "world"), [("ddp", 1), ("ddp", 2), ("fsdp2", 3)])
+@pytest.mark.parametrize(
+    ("strategy", "world"), [("ddp", 1), ("ddp", 2), ("fsdp2", 3), ("zero1", 2), ("zero2", 3), ("zero3", 2)]
+)
 def test_one_s_own_code_trains_on_the_same_samples_and_goes_on_from_its_checkpoint(
     strategy: str, world: int, replicas: Trained, new_run: Callable[..., Run], ranks: Ranks
 ) -> None:
@@ -49,6 +51,39 @@ def test_one_s_own_code_trains_on_the_same_samples_and_goes_on_from_its_checkpoi
         for step, event in rest.history().items():
             assert event["loss"] == pytest.approx(expected[step]["loss"], rel=1e-5)
             assert event["figures"] == expected[step]["figures"]
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("own_code:twice", "`backward` was called twice for a batch"),
+        ("own_code:frozen", "`embedding.weight` has no `requires_grad`"),
+        ("own_code:momentum", "the optimizer must be Adam or AdamW, found `SGD`"),
+        ("own_code:early", "the model computes in the loop over `context.steps`"),
+    ],
+)
+def test_what_deepspeed_cannot_do_for_one_s_own_code_is_refused(
+    function: str, message: str, replicas: Trained, new_run: Callable[..., Run], ranks: Ranks
+) -> None:
+    with pytest.raises(_core.InvalidError, match=message):
+        train_in(ranks, 1, new_run(function=function, steps=SHORT_STEPS, workers=1, strategy="zero2"))
+
+
+def test_one_s_own_code_goes_on_under_another_strategy(
+    replicas: Trained, new_run: Callable[..., Run], ranks: Ranks
+) -> None:
+    run = new_run(function="own_code:train", steps=20, every="10 steps", strategy="zero3", workers=2)
+    whole = train_in(ranks, 2, run)
+    shutil.rmtree(run.store / "checkpoints" / f"step-{20:09}")
+    for strategy in ("ddp", "zero1"):
+        copied = run.store.parent / strategy
+        shutil.copytree(run.store, copied)
+        other = new_run(strategy, store=copied, function="own_code:train", steps=20, strategy=strategy, workers=2)
+        rest = train_in(ranks, 2, other)
+        assert sorted(rest.history()) == list(range(11, 21))
+        for step, event in rest.history().items():
+            assert event["loss"] == pytest.approx(whole.history()[step]["loss"], rel=1e-5)
+            assert event["figures"] == whole.history()[step]["figures"]
 
 
 @pytest.mark.parametrize(

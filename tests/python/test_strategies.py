@@ -22,6 +22,8 @@ from training import Corpus, Run, Trained, surroundings, train_in
 
 pytestmark = pytest.mark.timeout(600)
 SAVED, STEPS = 20, 30
+# On a CPU it goes nowhere, by the way that it goes from a GPU.
+OFFLOADED = "{zero_optimization: {offload_optimizer: {device: cpu}}}"
 # Strategy, world, and what else the spec says.
 CASES: list[tuple[str, int, dict[str, str]]] = [
     ("ddp", 1, {}),
@@ -30,9 +32,14 @@ CASES: list[tuple[str, int, dict[str, str]]] = [
     ("fsdp2", 2, {}),
     ("fsdp2", 3, {"recompute": "selective"}),
     ("fsdp2", 4, {}),
+    ("zero1", 2, {}),
+    ("zero1", 3, {"recompute": "selective"}),
+    ("zero2", 2, {"deepspeed": OFFLOADED}),
+    ("zero2", 3, {}),
     ("zero3", 1, {}),
     ("zero3", 2, {}),
     ("zero3", 3, {"recompute": "full"}),
+    ("zero3", 2, {"deepspeed": OFFLOADED.replace("}}}", "}, offload_param: {device: cpu}}}")}),
     ("{dp_replicate: 2, dp_shard: 2}", 4, {}),
     ("{tp: 2}", 2, {}),
     ("{dp_shard: 2, tp: 2}", 4, {"recompute": "full"}),

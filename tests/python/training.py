@@ -98,6 +98,7 @@ def spec_text(corpus: Corpus, store: Path | str, **changes: Any) -> str:
         "metrics": "{}",
         "model": None,
         "anomalies": "{}",
+        "deepspeed": "null",
     } | changes
     shape = (
         f"hidden_size: {options['hidden_size']}, intermediate_size: 64, num_layers: {options['layers']}, "
@@ -137,6 +138,7 @@ train:
   anomalies: {options["anomalies"]}
   max_failures: {options["max_failures"]}
   function: {options["function"]}
+  deepspeed: {options["deepspeed"]}
 checkpoint:
   every: {options["every"]}
   keep: {{last: 100}}

@@ -73,7 +73,7 @@ impl Sizes {
         let autocast = setting.precision == Precision::Bf16
             && match setting.layout {
                 Layout::Ddp => true,
-                Layout::Fsdp2 | Layout::Zero3 => false,
+                Layout::Fsdp2 | Layout::Zero1 | Layout::Zero2 | Layout::Zero3 => false,
                 Layout::Mesh(_) => axes.readers == 1 && axes.shards == 1,
             };
         Self {

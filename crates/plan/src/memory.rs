@@ -14,7 +14,7 @@ const FP32: f64 = 4.0;
 /// The parameters that `DeepSpeed` leaves gathered until they are needed again
 /// (`stage3_max_live_parameters`), and those that it reduces at once (`reduce_bucket_size`): its defaults.
 const ZERO3_LIVE: f64 = 1e9;
-const ZERO3_BUCKET: f64 = 5e8;
+const ZERO_BUCKET: f64 = 5e8;
 
 /// What bytes are for. `docs/memory.md` has the formula of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -226,7 +226,7 @@ impl<'a> Model<'a> {
         if self.part.head {
             moments.insert(0, self.loss());
         }
-        if self.is_sharded() {
+        if self.is_sharded() || self.is_partitioned() {
             moments.push(self.reduce());
         }
         let mut peak = moments[0];
@@ -261,10 +261,15 @@ impl<'a> Model<'a> {
     /// Whether parameters are gathered to be computed with: also by replicas of a mesh, whose shards are whole.
     fn is_sharded(&self) -> bool {
         match self.setting.layout {
-            Layout::Ddp => false,
+            Layout::Ddp | Layout::Zero1 | Layout::Zero2 => false,
             Layout::Fsdp2 | Layout::Zero3 => true,
             Layout::Mesh(_) => self.axes.shards > 1 || self.axes.readers > 1,
         }
+    }
+
+    /// Whether parameters are whole, and what updates them is in parts.
+    fn is_partitioned(&self) -> bool {
+        matches!(self.setting.layout, Layout::Zero1 | Layout::Zero2)
     }
 
     /// Whether a stage keeps what it has gathered, and whole gradients, until all micro batches are done.
@@ -272,17 +277,22 @@ impl<'a> Model<'a> {
         self.is_sharded() && self.axes.pp > 1
     }
 
-    /// What a device always holds: `4P/n`, `4P/n`, `8P/n`; `ZeRO-3` adds `2P/n` for its bf16 parameters.
+    /// What a device always holds: `4P/n`, `4P/n`, `8P/n`. `ZeRO-3` adds `2P/n` for its bf16 parameters, the stages
+    /// before it `cP` for whole ones; the first has whole gradients.
     fn state(&self) -> [(Term, f64); 3] {
         if self.offloads() {
             return [(Term::Parameters, 0.0), (Term::Gradients, 0.0), (Term::Optimizer, 0.0)];
         }
         let held = self.parameters / self.axes.shards as f64;
-        let bf16 = self.setting.precision == Precision::Bf16 && self.setting.layout == Layout::Zero3;
-        let copies = if bf16 { 2.0 } else { 0.0 };
+        let copies = match self.setting.layout {
+            Layout::Zero1 | Layout::Zero2 => self.setting.compute_bytes() * self.parameters,
+            Layout::Zero3 if self.setting.precision == Precision::Bf16 => 2.0 * held,
+            _ => 0.0,
+        };
+        let gradients = if self.setting.layout == Layout::Zero1 { self.parameters } else { held };
         [
-            (Term::Parameters, (FP32 + copies) * held),
-            (Term::Gradients, FP32 * held),
+            (Term::Parameters, FP32 * held + copies),
+            (Term::Gradients, FP32 * gradients),
             (Term::Optimizer, 2.0 * FP32 * held),
         ]
     }
@@ -312,6 +322,9 @@ impl<'a> Model<'a> {
                 if self.offloads() { FP32 * layers * self.layer / self.axes.shards as f64 } else { 0.0 };
             return shards + c * (self.root + layers * self.layer);
         }
+        if self.is_partitioned() {
+            return 0.0;
+        }
         // Autocast keeps its copy of every weight that multiplies until the backward pass is over.
         if c < FP32 { c * self.shape.multiplied(&self.part) as f64 } else { 0.0 }
     }
@@ -320,7 +333,14 @@ impl<'a> Model<'a> {
     fn reduced(&self) -> f64 {
         let c = self.setting.compute_bytes();
         match (self.setting.layout, self.is_sharded()) {
-            (Layout::Zero3, _) => c * self.parameters.min(ZERO3_BUCKET),
+            (Layout::Zero3, _) => c * self.parameters.min(ZERO_BUCKET),
+            // Made at its full size, and filled when the backward pass is over.
+            (Layout::Zero1, _) => FP32 * ZERO_BUCKET,
+            // Copied into fp32 to be reduced. In fp32 the part of this micro batch stands beside that of those before.
+            (Layout::Zero2, _) => {
+                let part = if c < FP32 { 0.0 } else { FP32 * self.parameters / self.axes.shards as f64 };
+                c * ZERO_BUCKET + FP32 * self.parameters.min(ZERO_BUCKET) + part
+            }
             (_, false) => 0.0,
             (_, true) if self.keeps_whole() => c * self.layer,
             (_, true) => {
@@ -370,7 +390,8 @@ impl<'a> Model<'a> {
     fn reduce(&self) -> Usage {
         let c = self.setting.compute_bytes();
         let reduced = match self.setting.layout {
-            Layout::Zero3 => self.reduced(),
+            Layout::Zero2 | Layout::Zero3 => self.reduced(),
+            Layout::Zero1 => self.reduced() + FP32 * self.parameters.min(ZERO_BUCKET),
             _ if self.keeps_whole() => FP32 * self.parameters,
             _ => (c + FP32) * self.root,
         };
@@ -383,6 +404,9 @@ impl<'a> Model<'a> {
             Device::Cpu if !self.offloads() => self.roots(),
             Device::Gpu | Device::Cpu => 0.0,
         };
-        self.usage(Moment::Step, &[(Term::Working, FP32 * roots)])
+        // The first stages of ZeRO flatten their gradients for the update, where they do not stand so already.
+        let flat = self.is_partitioned() && self.setting.precision == Precision::Fp32;
+        let reduced = if flat { FP32 * held } else { 0.0 };
+        self.usage(Moment::Step, &[(Term::Reduced, reduced), (Term::Working, FP32 * roots)])
     }
 }

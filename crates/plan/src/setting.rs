@@ -15,7 +15,11 @@ pub enum Layout {
     Ddp,
     /// Parameters, gradients and moments are sharded over all workers.
     Fsdp2,
-    /// The same by `DeepSpeed`, which keeps bf16 parameters beside fp32 ones.
+    /// Moments and the parameters that they belong to are sharded, by `DeepSpeed`; all compute with whole ones.
+    Zero1,
+    /// So are gradients.
+    Zero2,
+    /// `fsdp2` by `DeepSpeed`, which keeps bf16 parameters beside fp32 ones.
     Zero3,
     /// The axes of a mesh; workers beyond its product are further replicas.
     Mesh(Mesh),
@@ -28,6 +32,8 @@ impl Layout {
             Strategy::Named(NamedStrategy::Auto) => None,
             Strategy::Named(NamedStrategy::Ddp) => Some(Self::Ddp),
             Strategy::Named(NamedStrategy::Fsdp2) => Some(Self::Fsdp2),
+            Strategy::Named(NamedStrategy::Zero1) => Some(Self::Zero1),
+            Strategy::Named(NamedStrategy::Zero2) => Some(Self::Zero2),
             Strategy::Named(NamedStrategy::Zero3) => Some(Self::Zero3),
             Strategy::Mesh(mesh) => Some(Self::Mesh(mesh)),
         }
@@ -38,6 +44,8 @@ impl Layout {
         match self {
             Self::Ddp => Strategy::Named(NamedStrategy::Ddp),
             Self::Fsdp2 => Strategy::Named(NamedStrategy::Fsdp2),
+            Self::Zero1 => Strategy::Named(NamedStrategy::Zero1),
+            Self::Zero2 => Strategy::Named(NamedStrategy::Zero2),
             Self::Zero3 => Strategy::Named(NamedStrategy::Zero3),
             Self::Mesh(mesh) => Strategy::Mesh(mesh),
         }
@@ -53,6 +61,8 @@ impl Layout {
             }
             Self::Ddp => "ddp".into(),
             Self::Fsdp2 => "fsdp2".into(),
+            Self::Zero1 => "zero1".into(),
+            Self::Zero2 => "zero2".into(),
             Self::Zero3 => "zero3".into(),
         }
     }
@@ -166,7 +176,7 @@ impl Setting {
         let world = u64::from(self.world);
         let (mesh, shards) = match self.layout {
             Layout::Ddp => (Mesh::default(), 1),
-            Layout::Fsdp2 | Layout::Zero3 => (Mesh::default(), world),
+            Layout::Fsdp2 | Layout::Zero1 | Layout::Zero2 | Layout::Zero3 => (Mesh::default(), world),
             Layout::Mesh(mesh) => (mesh, u64::from(mesh.dp_shard) * u64::from(mesh.cp)),
         };
         let (pp, cp, tp) = (u64::from(mesh.pp), u64::from(mesh.cp), u64::from(mesh.tp));

@@ -65,6 +65,20 @@ fn zero3_agrees_with_deepspeed_s_own_estimate() {
 }
 
 #[test]
+fn the_stages_before_it_have_whole_parameters() {
+    // estimate_zero2_model_states_mem_needs without offload: 2 bytes a parameter on each GPU, and 18 over all, of
+    // which 2 are gradients in bf16: summed up in fp32 at once, they are not kept.
+    let shape = preset("llama-13b", 32_000);
+    let parameters = shape.parameters() as f64;
+    let state = |layout| {
+        let usage = memory(&shape, &setting(layout, 16)).unwrap().peak;
+        [Term::Parameters, Term::Gradients, Term::Optimizer].iter().map(|t| usage.term(*t)).sum::<u64>() as f64
+    };
+    near(state(Layout::Zero2), 2.0 * parameters + 16.0 * parameters / 16.0, 1e-6);
+    near(state(Layout::Zero1), 6.0 * parameters + 12.0 * parameters / 16.0, 1e-6);
+}
+
+#[test]
 fn activations_agree_with_korthikanti_where_the_models_do() {
     // Korthikanti et al. 2022, equation 1 without scores, dropout and mask: with f = 4h and as many key
     // heads as heads, 34 sbh less the three masks (3 sbh) is 31 sbh bytes. GELU has two wide tensors where
@@ -294,7 +308,13 @@ fn shapes() -> impl Strategy<Value = Shape> {
 }
 
 fn settings() -> impl Strategy<Value = Setting> {
-    let layouts = prop_oneof![Just(Layout::Ddp), Just(Layout::Fsdp2), Just(Layout::Zero3)];
+    let layouts = prop_oneof![
+        Just(Layout::Ddp),
+        Just(Layout::Fsdp2),
+        Just(Layout::Zero1),
+        Just(Layout::Zero2),
+        Just(Layout::Zero3)
+    ];
     let recompute = prop_oneof![Just(Recompute::None), Just(Recompute::Selective), Just(Recompute::Full)];
     let precision = prop_oneof![Just(Precision::Fp32), Just(Precision::Bf16)];
     let device = prop_oneof![Just(Device::Gpu), Just(Device::Cpu)];

@@ -91,7 +91,7 @@ impl Resolved {
     fn refuse_training(&self, refused: &mut Vec<String>) {
         let train = &self.spec.train;
         match train.strategy["kind"].as_str() {
-            Some("ddp" | "fsdp2" | "zero3") => {}
+            Some("ddp" | "fsdp2" | "zero1" | "zero2" | "zero3") => {}
             Some("mesh") => self.refuse_mesh(refused),
             other => refused.push(format!("`train.strategy: {}`", other.unwrap_or_default())),
         }
@@ -99,18 +99,7 @@ impl Resolved {
         if train.function.is_some() && stages > 1 {
             refused.push(format!("`train.strategy: {}` with `train.function`", show_mesh(&train.strategy)));
         }
-        if train.strategy["kind"] == "zero3" {
-            if train.function.is_some() {
-                refused.push("`train.strategy: zero3` with `train.function`".into());
-            }
-            if matches!(&self.spec.model, Some(Model::Huggingface { lora: Some(_), .. })) {
-                refused.push("`model.lora` with `train.strategy: zero3`".into());
-            }
-            // DeepSpeed's hooks run operations of their own, so the second pass is not the first.
-            if train.recompute == Recompute::Selective {
-                refused.push("`train.recompute: selective` with `train.strategy: zero3`".into());
-            }
-        }
+        self.refuse_with_zero(refused);
         self.refuse_compiled(refused);
         let own = if train.script.is_some() { "script" } else { "function" };
         if (train.script.is_some() || train.function.is_some()) && !train.offload.is_none() {
@@ -144,8 +133,8 @@ impl Resolved {
         if !train.compile {
             return;
         }
-        if train.strategy["kind"] == "zero3" {
-            refused.push("`train.compile` with `train.strategy: zero3`".into());
+        if let Some(kind @ ("zero1" | "zero2" | "zero3")) = train.strategy["kind"].as_str() {
+            refused.push(format!("`train.compile` with `train.strategy: {kind}`"));
         }
         if train.strategy["tp"].as_u64().is_some_and(|parts| parts > 1) {
             refused.push("`train.compile` with `tp` in `train.strategy`".into());
@@ -161,12 +150,26 @@ impl Resolved {
         }
     }
 
+    /// What DeepSpeed cannot do, or would do silently in another way.
+    fn refuse_with_zero(&self, refused: &mut Vec<String>) {
+        let train = &self.spec.train;
+        let Some(kind @ ("zero1" | "zero2" | "zero3")) = train.strategy["kind"].as_str() else { return };
+        // DeepSpeed's hooks run operations of their own, so the second pass is not the first.
+        if kind == "zero3" && train.recompute == Recompute::Selective {
+            refused.push("`train.recompute: selective` with `train.strategy: zero3`".into());
+        }
+        // Without batches nothing tells DeepSpeed which backward pass ends a step.
+        if train.function.is_some() && self.spec.data.is_none() {
+            refused.push(format!("`train.strategy: {kind}` with `train.function` and without `data`"));
+        }
+    }
+
     /// A script has a model, validation and a strategy of its own: what the spec says of them would go unheard.
     fn refuse_with_script(&self, script: &Value, refused: &mut Vec<String>) {
         if self.spec.model.is_some() {
             refused.push("`model` with `train.script`".into());
         }
-        if let Some(kind @ ("fsdp2" | "zero3" | "mesh")) = self.spec.train.strategy["kind"].as_str() {
+        if let Some(kind @ ("fsdp2" | "zero1" | "zero2" | "zero3" | "mesh")) = self.spec.train.strategy["kind"].as_str() {
             refused.push(format!("`train.strategy: {kind}` with `train.script`"));
         }
         let workers = &self.spec.cluster.workers;

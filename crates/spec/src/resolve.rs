@@ -195,15 +195,15 @@ impl Resolver<'_> {
     fn train(&mut self, spec: &RunSpec) -> resolved::Train {
         let train = &spec.train;
         let strategy = self.strategy(spec);
-        let is_zero = strategy["kind"] == NamedStrategy::Zero3.name();
-        if train.deepspeed.is_some() && !is_zero {
-            let message = "`deepspeed` has no effect without `strategy: zero3`";
+        let zero_stage = train.strategy.zero_stage();
+        if train.deepspeed.is_some() && zero_stage.is_none() {
+            let message = "`deepspeed` has no effect without `strategy: zero1`, `zero2` or `zero3`";
             self.checks.report(&["train", "deepspeed"], message, "remove it, or write `strategy: zero3`");
         }
         let Optimizer::AdamW(adamw) = &train.optimizer;
         let Schedule::Cosine(cosine) = &train.schedule;
         resolved::Train {
-            deepspeed: is_zero.then(|| deepspeed::config(train)),
+            deepspeed: zero_stage.map(|stage| deepspeed::config(train, stage)),
             strategy,
             global_batch: train.global_batch,
             micro_batch: train.micro_batch,

@@ -199,7 +199,7 @@ pub struct Lora {
 /// How to train.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Train {
-    /// `{"kind": "ddp" | "fsdp2" | "zero3"}`, or `{"kind": "mesh", "pp": …}`.
+    /// `{"kind": "ddp" | "fsdp2" | "zero1" | "zero2" | "zero3"}`, or `{"kind": "mesh", "pp": …}`.
     pub strategy: Value,
     /// The samples of a step.
     pub global_batch: Option<u32>,
@@ -230,7 +230,7 @@ pub struct Train {
     pub anomalies: Anomalies,
     /// How many failures the run survives.
     pub max_failures: u32,
-    /// `DeepSpeed`'s whole configuration under `zero3`, and only there.
+    /// `DeepSpeed`'s whole configuration under `zero1`, `zero2` and `zero3`, and only there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deepspeed: Option<Map<String, Value>>,
     /// The user's own script, paths absolute.

@@ -155,7 +155,7 @@ fn what_a_resume_may_not_change_is_named_with_both_values() {
 }
 
 #[test]
-fn deepspeed_s_configuration_is_generated_for_zero3_alone() {
+fn deepspeed_s_configuration_is_generated_for_the_stages_of_zero_alone() {
     let generated = |overrides: &[&str]| run(SMALL, overrides).unwrap().spec.train.deepspeed;
     assert_eq!(generated(&[]), None);
     let plain = generated(&["train.strategy=zero3"]).unwrap();
@@ -169,7 +169,11 @@ fn deepspeed_s_configuration_is_generated_for_zero3_alone() {
     assert_eq!(with_more["zero_optimization"], json!({"stage": 3, "reduce_bucket_size": 1_000_000}));
     assert_eq!((with_more.get("bf16"), &with_more["wall_clock_breakdown"]), (None, &json!(true)));
     let refused = run(SMALL, &[more]).unwrap_err().into_error().render();
-    assert!(refused.contains("`deepspeed` has no effect without `strategy: zero3`"), "{refused}");
+    assert!(refused.contains("`deepspeed` has no effect without `strategy: zero1`, `zero2` or `zero3`"), "{refused}");
+    assert_eq!(generated(&["train.strategy=zero1"]).unwrap()["zero_optimization"], json!({"stage": 1}));
+    let offload = "train.deepspeed={zero_optimization: {offload_optimizer: {device: cpu}}}";
+    let offloaded = generated(&["train.strategy=zero2", offload]).unwrap();
+    assert_eq!(offloaded["zero_force_ds_cpu_optimizer"], json!(false));
     let foreign = "train.deepspeed={optimizer: {type: Adam}}";
     let refused = run(SMALL, &["train.strategy=zero3", foreign]).unwrap_err().into_error().render();
     assert!(refused.contains("`optimizer` is `train.optimizer` of the spec"), "{refused}");

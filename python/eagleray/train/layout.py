@@ -12,11 +12,13 @@ from typing import Any
 from eagleray import _core
 
 AXES = ("pp", "dp_replicate", "dp_shard", "cp", "tp")
+# What DeepSpeed spreads.
+ZERO = ("zero1", "zero2", "zero3")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """`train.strategy`, decided: `ddp`, `fsdp2`, `zero3`, or `mesh` with its axes."""
+    """`train.strategy`, decided: `ddp`, `fsdp2`, one of `ZERO`, or `mesh` with its axes."""
 
     kind: str
     pp: int = 1
@@ -54,7 +56,7 @@ class Layout:
         """The axes of a world; ranks beyond the product of a mesh are further replicas."""
         if self.kind == "ddp":
             return Axes(dp_replicate=world)
-        if self.kind in ("fsdp2", "zero3"):
+        if self.kind in ("fsdp2", *ZERO):
             return Axes(dp_shard=world)
         replicas, rest = divmod(world, self.mesh_size)
         if rest != 0:

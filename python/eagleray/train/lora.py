@@ -119,10 +119,14 @@ def frozen_digest(model: nn.Module) -> str | None:
             columns = math.prod(parameter.shape[1:])
             first = rows_of(parameter).start * columns
             total += bits(base_name(name.removeprefix("module.")), local(parameter.detach()), first)
-    device = next(model.parameters()).device
-    summed = torch.tensor(total % (1 << _DIGEST_BITS), dtype=torch.int64, device=device)
-    dist.all_reduce(summed)
-    return shown(int(summed.item()))
+    return summed(total, next(model.parameters()).device)
+
+
+def summed(total: int, device: torch.device) -> str:
+    """The digest of which each rank has the share `total`."""
+    share = torch.tensor(total % (1 << _DIGEST_BITS), dtype=torch.int64, device=device)
+    dist.all_reduce(share)
+    return shown(int(share.item()))
 
 
 def bits(name: str, tensor: Tensor, first: int = 0) -> int:

@@ -37,6 +37,7 @@ from eagleray import _core
 from eagleray.checkpoint.values import merge_values, split_values
 
 from .context import BatchStream, Context, Outcome, Tensors, newest_commit
+from .layout import ZERO
 from .ledger import StepWatch
 from .resume import superseded
 from .saver import Saver
@@ -44,6 +45,7 @@ from .state import State
 from .steps import StepReader, record_step, seed_randomness
 from .strategy import clip_gradients, mesh_of, shard
 from .totals import Totals
+from .zero_own import OwnZero, ZeroObjects
 
 
 def function_named(name: str) -> Callable[[TrainContext], object]:
@@ -74,6 +76,7 @@ class TrainContext:
         self._context = context
         self._mesh: DeviceMesh | None = None
         self._step: Step | None = None
+        self._zero = OwnZero(context) if context.plan.layout.kind in ZERO else None
         self._outcome: Outcome | None = None
 
     @property
@@ -119,6 +122,7 @@ class TrainContext:
     def distribute(self, model: nn.Module) -> nn.Module:
         """The model on this rank's device, replicated or sharded as `train.strategy` says.
 
+        Under `zero1`, `zero2` and `zero3` the model computes in the loop over `steps`, which takes its optimizer over.
         Under `fsdp2` and meshes each layer (each child of a `ModuleList` or `ModuleDict`) is gathered on its own.
         Raises `InvalidError` for `tp` and `pp`, which need to know the model.
         """
@@ -128,6 +132,8 @@ class TrainContext:
                 f"`train.strategy: {layout}`: `distribute` knows replicas and shards; split tensors or layers of your "
                 "own model over `context.mesh`, or use `ddp` or `fsdp2`"
             )
+        if self._zero is not None:
+            return self._zero.distribute(model)
         model.to(self.device)
         if layout.kind == "ddp":
             return DistributedDataParallel(model) if self.world > 1 else model
@@ -136,6 +142,8 @@ class TrainContext:
 
     def clip(self, model: nn.Module, max_norm: float | None) -> float:
         """Clips the gradients of `model` by their norm over all ranks, which it returns (before clipping)."""
+        if self._zero is not None:
+            return self._zero.clip(model, max_norm)
         return clip_gradients(model.parameters(), max_norm, stages=self._context.axes.pp)
 
     def steps(self, **objects: Any) -> Iterator[Step]:
@@ -144,7 +152,11 @@ class TrainContext:
         `objects` are what checkpoints hold: modules, their optimizers, and whatever has `state_dict` and
         `load_state_dict` (of tensors and plain values). They are loaded from the newest checkpoint first.
         """
-        context, held = self._context, Objects(objects)
+        context = self._context
+        held: Objects | ZeroObjects = Objects(objects)
+        if self._zero is not None:
+            self._zero.adopt(objects)
+            held = ZeroObjects(objects, self._zero)
         held.check()
         commit = newest_commit(context)
         done = 0 if commit is None else int(commit["step"])
@@ -155,7 +167,7 @@ class TrainContext:
                 with context.spanned("load"):
                     saver.load(commit)
             while done < context.plan.steps:
-                step = self._step = Step(context, stream, done)
+                step = self._step = Step(context, stream, done, self._zero)
                 yield step
                 totals = step._end(saver)
                 done += 1
@@ -180,8 +192,8 @@ class TrainContext:
 class Step:
     """One step: its micro batches, and what comes of them."""
 
-    def __init__(self, context: Context, stream: BatchStream | None, done: int) -> None:
-        self._context = context
+    def __init__(self, context: Context, stream: BatchStream | None, done: int, zero: OwnZero | None) -> None:
+        self._context, self._zero = context, zero
         self._reader = None if stream is None else StepReader(context, stream, done * context.plan.global_batch)
         if stream is None:
             seed_randomness(context, done)
@@ -189,7 +201,8 @@ class Step:
         self._totals = Totals()
         self._done = done
         self._current: Tensors | None = None
-        self._counted = False
+        # Whether the batch at hand is among the samples told, and whether it has had a backward pass.
+        self._counted = self._passed = False
         self.figures: dict[str, float] = {}
         self._watch.begin("compute")
 
@@ -204,7 +217,7 @@ class Step:
         if self._reader is None:
             raise _core.InvalidError("the run has no `data`, so its steps have no batches")
         for tensors in self._reader.micro_batches(self._watch, self._totals):
-            self._current, self._counted = tensors, False
+            self._current, self._counted, self._passed = tensors, False, False
             yield tensors
         self._current = None
 
@@ -219,12 +232,24 @@ class Step:
             raise _core.InvalidError("`backward` belongs to a batch: call it in the loop over `step.batches`")
         plan = self._context.plan
         scale = self._context.axes.readers / plan.tokens_per_step
-        (loss * (0.0 if tensors.empty else scale)).backward()  # type: ignore[no-untyped-call]
+        self._add_gradient(loss * (0.0 if tensors.empty else scale))
         if not tensors.empty:
             # One sum stands for all samples of the batch; further ones are parts of the same loss.
             self._totals.add_losses([float(loss.detach())], 0 if self._counted else tensors.labels.numel())
             self._totals.samples += -1 if self._counted else tensors.labels.shape[0] - 1
             self._counted = True
+
+    def _add_gradient(self, loss: Tensor) -> None:
+        if self._zero is None:
+            loss.backward()  # type: ignore[no-untyped-call]
+            return
+        if self._passed:
+            raise _core.InvalidError(
+                f"`train.strategy: {self._zero.kind}`: `backward` was called twice for a batch, and DeepSpeed averages "
+                "the gradients with the step's last one; sum the losses up and call it once"
+            )
+        self._passed = True
+        self._zero.backward(loss, last=self._reader is not None and self._reader.last)
 
     def _end(self, saver: Saver) -> Totals:
         """Agrees with all ranks on what the step was, and records it."""

@@ -2,7 +2,7 @@
 
     ddp      replicas: DistributedDataParallel
     fsdp2    shards over all ranks: fully_shard
-    zero3    the same by DeepSpeed (`zero`)
+    zero1    moments in parts over all ranks, by DeepSpeed (`zero`); zero2 gradients too, zero3 parameters too
     mesh     {pp, dp_replicate, dp_shard, tp}: a pipeline of stages, each sharded over its readers, each tensor in parts
 
 The loop never asks which strategy runs. All average gradients over the ranks that read other samples, so the loop
@@ -31,7 +31,7 @@ from eagleray import _core
 
 from .compiled import compile_layers
 from .context import Tensors
-from .layout import AXES, Axes, Layout
+from .layout import AXES, ZERO, Axes, Layout
 from .lora import frozen_digest
 from .model import Llama, initialise, sample_losses
 from .model_config import AnyModel, HuggingfaceConfig, ModelConfig
@@ -198,19 +198,19 @@ def spread(
 
     `recomputed` is `none`, `selective` or `full`. `compiled` compiles each layer. `offloaded` keeps shards on the host
     of a GPU. `flow` is needed where `layout` has pipeline stages, `deepspeed`,
-    its whole configuration, under `zero3`.
+    its whole configuration, under `zero1`, `zero2` and `zero3`.
     """
     world = dist.get_world_size()
     axes = layout.over(world)
     if axes.cp > 1:
         raise _core.InvalidError("`train.strategy` with `cp` is not available in this build; put `tp` or `pp` there")
     bf16 = precision == "bf16"
-    if layout.kind == "zero3":
-        from .zero import spread_zero3
+    if layout.kind in ZERO:
+        from .zero import spread_zero
 
         if deepspeed is None:
-            raise _core.InternalError("`zero3` needs DeepSpeed's configuration")
-        return spread_zero3(config, axes, deepspeed, seed=seed, device=device, recomputed=recomputed)
+            raise _core.InternalError(f"`{layout.kind}` needs DeepSpeed's configuration")
+        return spread_zero(layout, config, axes, deepspeed, seed=seed, device=device, recomputed=recomputed)
     if isinstance(config, HuggingfaceConfig):
         return _spread_huggingface(
             layout,

@@ -36,7 +36,7 @@ pub(crate) struct Plan {
     /// A preset instead of a spec, such as 7b, 13b or 70b; may be repeated
     #[arg(long, value_name = "NAME", requires = "memory", conflicts_with_all = ["path", "overrides"])]
     model: Vec<String>,
-    /// A preset's strategy, such as zero3 or '{pp: 2, tp: 4}' [default: ddp, fsdp2 and zero3]
+    /// A preset's strategy, such as zero3 or '{pp: 2, tp: 4}' [default: ddp, fsdp2, zero1, zero2 and zero3]
     #[arg(long, conflicts_with = "path")]
     strategy: Option<Strategy>,
     /// The accelerator, such as A100-80 [default: the spec's, or all the usual ones]
@@ -124,7 +124,7 @@ impl Plan {
         let accelerators = chosen.map_or_else(|| ACCELERATORS.to_vec(), |one| vec![one]);
         let mut rows = Vec::new();
         let layouts = match self.strategy {
-            None => vec![Layout::Ddp, Layout::Fsdp2, Layout::Zero3],
+            None => vec![Layout::Ddp, Layout::Fsdp2, Layout::Zero1, Layout::Zero2, Layout::Zero3],
             Some(strategy) => vec![Layout::of(strategy).ok_or_else(|| {
                 Error::invalid("`auto` of a preset is shown as its fewest workers")
                     .with_hint("leave `--strategy` out, or name one")

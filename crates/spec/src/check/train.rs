@@ -18,7 +18,9 @@ pub(super) fn check(checks: &mut Checks<'_>, spec: &RunSpec) {
     if let Some(fault) = mesh::offload_fault(train.strategy, train.offload) {
         checks.report(&["train", "offload"], fault.message, fault.hint);
     }
-    for fault in train.deepspeed.iter().flat_map(deepspeed::faults) {
+    // Without a stage of ZeRO it is refused as a whole.
+    let stage = train.strategy.zero_stage().unwrap_or(3);
+    for fault in train.deepspeed.iter().flat_map(|given| deepspeed::faults(given, stage)) {
         let below = fault.path.iter().map(String::as_str);
         let path: Vec<&str> = ["train", "deepspeed"].into_iter().chain(below).collect();
         checks.report(&path, fault.message, fault.hint);

@@ -15,7 +15,7 @@ use super::values::Location;
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Train {
-    /// How the model is laid over the workers: `auto`, `ddp`, `fsdp2`, `zero3`, or a mesh of `pp`, `dp_replicate`, `dp_shard`, `cp`, `tp`.
+    /// How the model is laid over the workers: `auto`, `ddp`, `fsdp2`, `zero1`, `zero2`, `zero3`, or a mesh of `pp`, `dp_replicate`, `dp_shard`, `cp`, `tp`.
     #[serde(default)]
     pub strategy: Strategy,
     /// The samples of a step, whatever the number of workers; required with `data`.
@@ -57,7 +57,7 @@ pub struct Train {
     /// How many failures in a row, without a step further in between, the run survives; lost nodes of a run that gets on cost nothing.
     #[serde(default = "max_failures")]
     pub max_failures: u32,
-    /// What stands over the generated configuration of `DeepSpeed` under `zero3`: how it gathers and reduces.
+    /// What stands over the generated configuration of `DeepSpeed` under `zero1`, `zero2` and `zero3`: how it gathers and reduces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deepspeed: Option<serde_json::Map<String, serde_json::Value>>,
     /// Your own script, started on every worker.
@@ -90,6 +90,18 @@ pub enum Strategy {
     Mesh(Mesh),
 }
 
+impl Strategy {
+    /// The stage of ZeRO, where it is one.
+    pub const fn zero_stage(self) -> Option<u8> {
+        match self {
+            Self::Named(NamedStrategy::Zero1) => Some(1),
+            Self::Named(NamedStrategy::Zero2) => Some(2),
+            Self::Named(NamedStrategy::Zero3) => Some(3),
+            Self::Named(NamedStrategy::Auto | NamedStrategy::Ddp | NamedStrategy::Fsdp2) | Self::Mesh(_) => None,
+        }
+    }
+}
+
 impl std::str::FromStr for Strategy {
     type Err = Error;
 
@@ -97,7 +109,7 @@ impl std::str::FromStr for Strategy {
     fn from_str(text: &str) -> Result<Self, Error> {
         serde_saphyr::from_str(text).map_err(|_| {
             Error::invalid(format!("`{text}` is not a strategy")).with_hint(
-                "write `ddp`, `fsdp2`, `zero3`, or a mesh of `pp`, `dp_replicate`, `dp_shard`, `cp`, `tp` such as `{dp_shard: 8, tp: 4}`",
+                "write `ddp`, `fsdp2`, `zero1`, `zero2`, `zero3`, or a mesh of `pp`, `dp_replicate`, `dp_shard`, `cp`, `tp` such as `{dp_shard: 8, tp: 4}`",
             )
         })
     }
@@ -119,7 +131,11 @@ pub enum NamedStrategy {
     Ddp,
     /// Parameters, gradients and moments are sharded over the workers.
     Fsdp2,
-    /// `DeepSpeed`'s form of the same.
+    /// Moments are sharded over the workers, by `DeepSpeed`.
+    Zero1,
+    /// Gradients and moments are sharded over the workers, by `DeepSpeed`.
+    Zero2,
+    /// `DeepSpeed`'s form of `fsdp2`.
     Zero3,
 }
 
@@ -130,6 +146,8 @@ impl NamedStrategy {
             Self::Auto => "auto",
             Self::Ddp => "ddp",
             Self::Fsdp2 => "fsdp2",
+            Self::Zero1 => "zero1",
+            Self::Zero2 => "zero2",
             Self::Zero3 => "zero3",
         }
     }
@@ -181,7 +199,7 @@ impl<'de> Deserialize<'de> for Strategy {
         impl<'de> Visitor<'de> for Either {
             type Value = Strategy;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("`auto`, `ddp`, `fsdp2`, `zero3`, or a mesh such as `{dp_shard: 8, tp: 4}`")
+                f.write_str("`auto`, `ddp`, `fsdp2`, `zero1`, `zero2`, `zero3`, or a mesh such as `{dp_shard: 8, tp: 4}`")
             }
             fn visit_str<E: de::Error>(self, name: &str) -> Result<Strategy, E> {
                 NamedStrategy::deserialize(de::value::StrDeserializer::new(name)).map(Strategy::Named)
