@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,10 @@ def wanted(store: Path | str, **metrics: Any) -> Wanted:
 class Attempt:
     """The keeper of a new attempt of a run, with one rank that has come."""
 
-    def __init__(self, store: Path, **metrics: Any) -> None:
+    def __init__(self, store: Path, told: Sequence[dict[str, Any]] = (), **metrics: Any) -> None:
         claim = {"host": "here", "pid": 1, "take_over": True}
         attempt = int(json.loads(_core.claim(str(store), json.dumps(claim)))["attempt"])
-        self.keeper = Keeper(str(store), attempt, 10.0, 0, wanted(store, **metrics))
+        self.keeper = Keeper(str(store), attempt, 10.0, 0, wanted(store, **metrics), told)
         self.generation = self.keeper.begin_generation(1, 11.0)
         self.keeper.enter(0, 12.0)
         self.notices: list[str] = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -12,11 +14,11 @@ from eagleray.train.own import TrainContext
 class Bigram(nn.Module):
     """Tokens to logits, in two layers that look at nothing but the token."""
 
-    def __init__(self) -> None:
+    def __init__(self, vocabulary: int = 300) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(300, 32)
+        self.embedding = nn.Embedding(vocabulary, 32)
         self.layers = nn.ModuleList(nn.Sequential(nn.Linear(32, 32), nn.Tanh()) for _ in range(2))
-        self.head = nn.Linear(32, 300)
+        self.head = nn.Linear(32, vocabulary)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Logits [batch, sequence, vocabulary]."""
@@ -86,6 +88,53 @@ def momentum(context: TrainContext) -> None:
 def early(context: TrainContext) -> None:
     """Computes before its steps."""
     context.distribute(Bigram())(torch.zeros(1, 1, dtype=torch.int64))
+
+
+def talked(context: TrainContext) -> None:
+    """As `train`, with clipping; the labels of what nobody should learn are masked."""
+    torch.manual_seed(3)
+    model = context.distribute(Bigram(320))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for step in context.steps(model=model, optimizer=optimizer):
+        for batch in step.batches:
+            logits = model(batch.tokens)
+            step.backward(functional.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), reduction="sum"))
+        context.clip(model, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def plain_losses(stream: Any, steps: int, global_batch: int) -> list[float]:
+    """The loss of each step of `talked` in one process of plain torch."""
+    torch.manual_seed(3)
+    model = Bigram(320)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(steps):
+        total, counted, samples = torch.zeros(()), 0, 0
+        while samples < global_batch:
+            batch = stream.next()
+            tokens, labels = torch.from_numpy(batch["tokens"]), torch.from_numpy(batch["labels"])
+            samples, counted = samples + len(tokens), counted + int((labels >= 0).sum())
+            total = total + functional.cross_entropy(model(tokens).flatten(0, 1), labels.flatten(), reduction="sum")
+        (total / counted).backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(total.detach()) / counted)
+    stream.close()
+    return losses
+
+
+def hasty(context: TrainContext) -> None:
+    """Takes the one batch of each step without asking whether there is another."""
+    model = context.distribute(Bigram(320))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for step in context.steps(model=model, optimizer=optimizer):
+        batch = next(step.batches)
+        logits = model(batch.tokens)
+        step.backward(functional.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), reduction="sum"))
+        optimizer.step()
 
 
 def forgetful(context: TrainContext) -> None:

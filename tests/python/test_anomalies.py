@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import random
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,10 +19,11 @@ from eagleray.checkpoint.partial import ModelTensors
 from eagleray.train import strategy
 from eagleray.train.loop import Loop
 from ranks import Ranks
-from training import Run, Trained, _train
+from training import WORDS, Account, Corpus, Run, Trained, _train, train_in, wait_until
 
 pytestmark = pytest.mark.timeout(600)
 STEPS = 40
+SPIKY_SEED, SPIKY_STEPS = 37, 110
 NAN = float("nan")
 
 
@@ -59,7 +63,13 @@ def model_at(run: Run, step: int) -> dict[str, torch.Tensor]:
     return tensors.read(list(tensors.shapes))
 
 
-def order_of(trained: Trained) -> dict[int, str]:
+def commit_of(run: Run, step: int) -> dict[str, Any]:
+    (commit,) = run.store.glob(f"checkpoints/step-{step:09}/*/COMMIT")
+    found: dict[str, Any] = json.loads(commit.read_text().splitlines()[0])
+    return found
+
+
+def order_of(trained: Account) -> dict[int, str]:
     return {step: event["order_digest"] for step, event in trained.history().items()}
 
 
@@ -85,6 +95,28 @@ def test_a_step_that_is_skipped_leaves_the_model_as_it_was_in_every_world(
     losses = [{step: event["loss"] for step, event in each.history().items() if "loss" in event} for each in told]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
     assert (26 in losses[0]) == (factor == factor)
+
+
+@pytest.mark.usefixtures("undisturbed")
+def test_a_skip_is_done_again_by_whoever_resumes_before_the_next_save_whatever_its_loss_is_then(
+    new_run: Callable[..., Run], ranks: Ranks, tmp_path: Path
+) -> None:
+    spec = {"anomalies": policy("skip", count=1), "steps": 30, "every": "10 steps"}
+    run = new_run("torn", workers=2, strategy="fsdp2", **spec)
+    torn = train_poisoned(ranks, 2, run, {25: 4.0})
+    shutil.copytree(run.store, tmp_path / "killed")
+    shutil.rmtree(tmp_path / "killed" / "checkpoints" / "step-000000030")
+    killed = new_run("killed", store=tmp_path / "killed", workers=3, **spec)
+    # The loss of the batch is as those before it this time, and the run has another world.
+    resumed = train_poisoned(ranks, 3, killed, {})
+    said = ("step", "action", "anomaly", "positions", "reason")
+    (first,), (again,) = torn.events("anomaly"), resumed.events("anomaly")
+    assert {name: first[name] for name in said} == {name: again[name] for name in said}
+    before, after = model_at(run, 30), model_at(killed, 30)
+    assert all(torch.allclose(before[name], after[name], rtol=1e-4, atol=1e-6) for name in before)
+    assert order_of(resumed) == {step: digest for step, digest in order_of(torn).items() if step > 20}
+    # It counts for the limit once more, and no other watch knows of it.
+    assert json.loads(commit_of(killed, 30)["metadata"]["anomalies"]["watch"])["anomalies"] == [26]
 
 
 @pytest.mark.usefixtures("undisturbed")
@@ -123,7 +155,11 @@ def test_a_rollback_goes_on_without_the_data_and_so_does_whoever_resumes(
 @pytest.mark.usefixtures("undisturbed")
 def test_too_many_anomalies_stop_the_run_with_the_place(new_run: Callable[..., Run], ranks: Ranks) -> None:
     run = new_run(anomalies=policy("rollback", count=2), workers=1, steps=STEPS, every="10 steps")
-    wanted = r"step 21 \(positions 200 to 208\): the loss is .*; 3 anomalies within 100 steps"
+    wanted = (
+        r"step 21 \(positions 200 to 208\): the loss is .*; 3 anomalies within 100 steps.*"
+        r"position 20\d \(a loss of [\d.]+ nats\): sample \d+ of source `sea`, documents \d+ to \d+ of "
+        r"`.*/shards/00000\.bin` \(tokens \d+ to \d+\)"
+    )
     with pytest.raises(_core.InvalidError, match=wanted):
         train_poisoned(ranks, 1, run, {22: 4.0} | dict.fromkeys(range(24, 60), 4.0))
 
@@ -141,6 +177,51 @@ def test_the_limit_counts_what_was_seen_before_a_kill(
         shutil.rmtree(tmp_path / "killed" / "checkpoints" / f"step-{step:09}")
     with pytest.raises(_core.InvalidError, match="2 anomalies within 100 steps"):
         train_poisoned(ranks, 1, new_run("killed", store=tmp_path / "killed", **spec), {25: 4.0, 28: 4.0})
+
+
+def make_spiky(folder: Path, corpus: Corpus) -> Path:
+    """The words of `corpus` in more documents, and two documents that are nothing like them."""
+    draw = random.Random(11)
+    words = [" ".join(draw.choices(WORDS.split(), k=draw.randint(20, 60))) for _ in range(1500)]
+    noise = ["".join(chr(draw.randint(0x21, 0x7E)) for _ in range(60)) for _ in range(2)]
+    path = folder / "spiky.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in words + noise), encoding="utf-8")
+    return path
+
+
+def test_a_run_that_real_data_sends_back_and_a_blow_then_hits_equals_the_one_that_nobody_touched(
+    corpus: Corpus, new_run: Callable[..., Run], ranks: Ranks, tmp_path: Path
+) -> None:
+    # By this seed one of the documents comes before the first checkpoint, where nothing can be gone back to.
+    spike = "{loss_spike: {sigmas: 6, window: 8, then: rollback}, rollback: {beyond_steps: 2}}"
+    documents = make_spiky(tmp_path, corpus)
+    spec = {
+        "documents": documents,
+        "seed": SPIKY_SEED,
+        "anomalies": spike,
+        "steps": SPIKY_STEPS,
+        "every": "60 steps",
+        "lr": 2e-2,
+    }
+    run = new_run("struck", **spec, built=tmp_path / "built")
+    driver = run.start()
+    # Between the rollback and the next save: the samples are those that it has written down and no commit holds.
+    wait_until(lambda: any(run.store.glob("checkpoints/*/*/LEFT_OUT")), driver)
+    os.kill(driver.workers()[-1], signal.SIGKILL)
+    assert driver.wait() == 0, driver.text()
+    assert len(run.events("generation")) == 2
+
+    calm = train_in(ranks, 2, new_run("calm", **spec, built=tmp_path / "built"))
+    seen = {(event["step"], event["action"]) for event in calm.events("anomaly")}
+    assert {action for _, action in seen} == {"skip", "rollback"}
+    assert {(event["step"], event["action"]) for event in run.events("anomaly")} == seen
+    assert order_of(run) == order_of(calm)
+    drifts = [
+        abs(event["loss"] / calm.history()[step]["loss"] - 1)
+        for step, event in run.history().items()
+        if "loss" in event
+    ]
+    assert len(drifts) >= SPIKY_STEPS - 1 and max(drifts) < 1e-5
 
 
 def test_a_loop_of_one_s_own_has_no_policy(new_run: Callable[..., Run]) -> None:

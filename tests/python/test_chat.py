@@ -14,6 +14,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
+import own_code
 from conftest import make_run
 from eagleray import _core
 from eagleray.data.build import build
@@ -132,16 +133,22 @@ def test_ids_and_mask_are_those_of_transformers(name: str, talks: Corpus, tmp_pa
     assert any(token >= 0 for token in found[0]) and any(token < 0 for token in found[0])
 
 
-def plain_loss(run: Run) -> tuple[float, int]:
-    """The loss of the untrained model over the first global batch by plain torch, and over how many tokens."""
+def plan_of(run: Run) -> Any:
+    """The plan of a run whose datasets are built."""
     from eagleray.train.console import Console
     from eagleray.train.datasets import ensure_datasets
-    from eagleray.train.model import Llama, initialise
     from eagleray.train.plan import plan_from
 
     datasets = ensure_datasets(run.spec(), Console(), lambda: pytest.fail("the datasets are not built"))
-    plan = plan_from(run.spec(), datasets.urls, datasets.vocab_size)
-    model = Llama(plan.shape)  # type: ignore[arg-type]
+    return plan_from(run.spec(), datasets.urls, datasets.vocab_size)
+
+
+def plain_loss(run: Run) -> tuple[float, int]:
+    """The loss of the untrained model over the first global batch by plain torch, and over how many tokens."""
+    from eagleray.train.model import Llama, initialise
+
+    plan = plan_of(run)
+    model = Llama(plan.shape)
     initialise(model, plan.seed, lambda parameter, value: parameter.copy_(value))  # type: ignore[arg-type]
     stream: Any = _core.Stream(json.dumps(plan.stream_config(0, 1, 0)))
     losses, counted, samples = 0.0, 0, 0
@@ -173,6 +180,21 @@ def test_the_loss_is_the_mean_over_what_counts_under_every_strategy(
         trained = train_in(ranks, world, many)
         assert trained.digests() == alone.digests()
         assert trained.loss_drift(alone) < 1e-5
+
+
+def test_a_function_learns_from_what_counts_in_every_world(talks: Corpus, ranks: Ranks, tmp_path: Path) -> None:
+    said: dict[str, Any] = {"function": "own_code:talked", "steps": STEPS}
+    one = run_of(talks, tmp_path / "one", workers=1, **said)
+    plain = own_code.plain_losses(_core.Stream(json.dumps(plan_of(one).stream_config(0, 1, 0))), STEPS, BATCH)
+    for number, (strategy, world) in enumerate((("ddp", 1), ("ddp", 2), ("fsdp2", 3))):
+        run = run_of(talks, tmp_path / f"own-{number}", strategy=strategy, workers=world, **said)
+        trained = train_in(ranks, world, run)
+        assert [event["loss"] for event in trained.steps()] == pytest.approx(plain, rel=1e-5), (strategy, world)
+        assert 0 < trained.steps()[0]["counted_tokens"] < trained.steps()[0]["tokens"]
+    assert plain[-1] < plain[0] - 0.5
+    hasty = run_of(talks, tmp_path / "hasty", workers=1, function="own_code:hasty", steps=STEPS, micro_batch=BATCH)
+    with pytest.raises(_core.InvalidError, match=r"loop over `step\.batches` to its end"):
+        train_in(ranks, 1, hasty)
 
 
 def test_a_batch_in_which_nothing_counts_teaches_nothing_and_is_no_anomaly(

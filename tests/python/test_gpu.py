@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -94,3 +96,30 @@ def test_bf16_on_a_gpu_learns_what_fp32_does(strategy: str, new_run: Callable[..
     last = narrow.steps()[-1]
     assert last["memory_bytes"] > 0
     assert last["flops_per_token"] > 0
+
+
+def test_fsdp_of_accelerate_shards_saves_and_goes_on_on_a_gpu(script_run: Callable[..., Run], tmp_path: Path) -> None:
+    pytest.importorskip("accelerate", reason="missing tool: accelerate")
+    config = tmp_path / "fsdp.yaml"
+    config.write_text(
+        "compute_environment: LOCAL_MACHINE\ndistributed_type: FSDP\nmixed_precision: 'no'\n"
+        "fsdp_config: {fsdp_version: 2, fsdp_state_dict_type: SHARDED_STATE_DICT, fsdp_reshard_after_forward: true}\n",
+        encoding="utf-8",
+    )
+    output = tmp_path / "out"
+    said = {"launcher": "accelerate", "accelerate_config": str(config)}
+    run = script_run("with_fsdp.py", "--steps", "20", "--output", str(output), workers=1, **said)
+    run.finish()
+    assert run.commits() == [5, 10, 15, 20]
+    whole = [json.loads(line) for line in (output / "log").read_text().splitlines()]
+    assert {line["kind"] for line in whole} == {"DistributedType.FSDP"}
+    # As a kill after the save of step 10 leaves it.
+    for step in (15, 20):
+        shutil.rmtree(run.store / "checkpoints" / f"step-{step:09}")
+    for end in run.store.glob("attempts/*.end.json"):
+        end.unlink()
+    (output / "log").unlink()
+    run.finish()
+    rest = [json.loads(line) for line in (output / "log").read_text().splitlines()]
+    assert [line["step"] for line in rest] == list(range(11, 21))
+    assert [line["loss"] for line in rest] == pytest.approx([line["loss"] for line in whole[10:]], rel=1e-5)

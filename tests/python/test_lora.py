@@ -125,6 +125,36 @@ def test_every_world_has_the_losses_of_plain_peft(bases: Path, new_run: Callable
     assert len(frozen) == 1
 
 
+def test_dropout_is_a_matter_of_samples_in_every_world_and_after_a_resume(
+    bases: Path, new_run: Callable[..., Run], ranks: Ranks
+) -> None:
+    said = adapted(bases / "llama", "{rank: 4, alpha: 8, dropout: 0.3}") | {"every": "5 steps"}
+    spreads: list[tuple[str, int, dict[str, Any]]] = [
+        ("ddp", 1, {"micro_batch": 4}),
+        ("ddp", 2, {"recompute": "full"}),
+        ("fsdp2", 3, {"recompute": "selective"}),
+    ]
+    runs = [
+        new_run(f"{strategy}-{world}", workers=world, strategy=strategy, **said | more)
+        for strategy, world, more in spreads
+    ]
+    trained = [train_in(ranks, world, run) for run, (_, world, _) in zip(runs, spreads, strict=True)]
+    for each in trained[1:]:
+        assert each.loss_drift(trained[0]) < 1e-5
+        # Held-out texts are measured whole.
+        held = [[event["loss"] for event in run.events("validation")] for run in (trained[0], each)]
+        assert held[1] == pytest.approx(held[0], rel=1e-5) and len(held[0]) == 2
+    plain = train_in(ranks, 1, new_run("plain", workers=1, **adapted(bases / "llama", "{rank: 4, alpha: 8}")))
+    assert trained[0].steps()[0]["loss"] == pytest.approx(plain.steps()[0]["loss"], rel=1e-6), (
+        "the second factor is zero"
+    )
+    assert trained[0].loss_drift(plain) > 1e-3
+    shutil.rmtree(runs[2].store / "checkpoints" / f"step-{STEPS:09}")
+    resumed = train_in(ranks, 2, new_run("on", store=runs[2].store, workers=2, strategy="fsdp2", **said))
+    wanted = {step: event["loss"] for step, event in trained[0].history().items() if step > 5}
+    assert {step: event["loss"] for step, event in resumed.history().items()} == pytest.approx(wanted, rel=1e-5)
+
+
 @pytest.mark.parametrize("family", list(OF_ITS_OWN))
 def test_a_family_trains_adapters_and_what_is_exported_is_what_was_trained(
     family: str, bases: Path, new_run: Callable[..., Run], ranks: Ranks, tmp_path: Path

@@ -98,8 +98,12 @@ def test_tensorboard_holds_steps_and_validations_of_every_attempt(tmp_path: Path
         attempt.push(*[step_event(step, 5.0 - step) for step in steps])
         attempt.push({"kind": "validation", "t": 1.7e9, "name": "held", "step": steps[-1], "loss": 6.0, "end": 1.7e9})
         attempt.finish("stopped")
+    attempt = Attempt(tmp_path, tensorboard=True)
+    attempt.push(anomaly(4, "skip"), anomaly(6, "skip"))
+    attempt.finish("stopped")
     events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"scalars": 0})
     events.Reload()
+    assert [(each.step, each.value) for each in events.Scalars("anomalies/skipped_positions")] == [(4, 8.0), (6, 16.0)]
     assert {each.step: each.value for each in events.Scalars("train/loss")} == {1: 4.0, 2: 3.0, 3: 2.0}
     assert [each.step for each in events.Scalars("validation/held")] == [2, 3]
 
@@ -183,6 +187,32 @@ def test_prometheus_scrapes_the_newest_step_at_the_port_that_the_ledger_names(tm
     attempt.finish("completed")
     with pytest.raises(OSError, match="refused"):
         scraped(told["place"])
+
+
+def anomaly(step: int, action: str, **more: Any) -> dict[str, Any]:
+    positions = [8 * step - 8, 8 * step]
+    return {"kind": "anomaly", "t": 1.7e9, "rank": 0, "step": step, "action": action, "positions": positions} | more
+
+
+def test_what_anomalies_cost_is_counted_over_all_attempts_and_once(tmp_path: Path) -> None:
+    client("prometheus_client")
+    attempt = Attempt(tmp_path, prometheus={"host": "127.0.0.1", "port": 0})
+    skip = anomaly(4, "skip")
+    attempt.push(step_event(3, 4.0), skip)
+    attempt.finish("failed")
+    again = Attempt(tmp_path, told=[skip], prometheus={"host": "127.0.0.1", "port": 0})
+    eventually(lambda: again.heard("http://127.0.0.1:"))
+    again.push()
+    place = [event for event in _events(tmp_path) if event["kind"] == "metrics"][-1]["place"]
+    assert scraped(place)["eagleray_skipped_positions_total small"] == 8.0
+    # The resume comes to the skip once more; then something new happens.
+    again.push(skip, anomaly(9, "rollback", back_to=5, left_out=[40, 96]), anomaly(12, "stop"), step_event(9, 3.0))
+    eventually(lambda: scraped(place).get("eagleray_step small") == 9.0)
+    found = scraped(place)
+    assert found["eagleray_skipped_positions_total small"] == 8.0
+    assert found["eagleray_rollbacks_total small"] == 1.0
+    assert found["eagleray_left_out_positions_total small"] == 56.0
+    again.finish("completed")
 
 
 def test_a_port_that_is_taken_costs_one_notice_and_is_served_when_it_is_free(

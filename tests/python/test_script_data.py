@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -182,6 +183,27 @@ def test_accelerate_deals_out_no_share_again_and_skips_nothing_twice(
         run = data_run("accelerate_data.py", "--until", "3", "--output", str(tmp_path / "no"), *arguments)
         with pytest.raises(_core.InvalidError, match=message):
             ranks.run(2, scripted, run.spec(), run.claim())
+
+
+def test_an_sft_trainer_of_trl_takes_the_data_of_the_run_and_goes_on_at_its_commit(
+    data_run: Callable[..., Run], ranks: Ranks, tmp_path: Path
+) -> None:
+    pytest.importorskip("trl", reason="missing tool: trl")
+    output = tmp_path / "out"
+    run = data_run("trl_data.py", "--steps", "12", "--output", str(output))
+    whole = [event for event in ranks.run(2, scripted, run.spec(), run.claim())[0] if event["kind"] == "step"]
+    expected = Expected(run)
+    found = {event["step"]: (event["order_digest"], event["token_digest"]) for event in whole}
+    assert found == {step: expected.digests[step] for step in range(1, 13)}
+    assert whole[-1]["loss"] < whole[0]["loss"]
+    # As a kill after the save of step 6 leaves it.
+    for step in (9, 12):
+        shutil.rmtree(run.store / "checkpoints" / f"step-{step:09}")
+    rest = [event for event in ranks.run(2, scripted, run.spec(), run.claim())[0] if event["kind"] == "step"]
+    names = ("step", "loss", "order_digest", "token_digest")
+    assert [[event[name] for name in names] for event in rest] == [
+        [event[name] for name in names] for event in whole[6:]
+    ]
 
 
 def test_what_reads_the_data_of_a_run_twice_or_not_at_all_is_refused(

@@ -238,6 +238,66 @@ def test_what_a_configuration_of_accelerate_cannot_have_is_refused_by_name(
         environment(script, 2)
 
 
+def test_a_script_on_s3_is_read_by_the_driver_and_runs_as_one_beside_its_configuration(
+    s3: str, script_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("accelerate", reason="missing tool: accelerate")
+    from eagleray.train.ledger import Clock
+    from eagleray.train.script import run_script
+    from eagleray.train.script_session import Session
+
+    for name in ("EAGLERAY_CHECKPOINT_DIR", "ACCELERATE_USE_CPU", "ACCELERATE_MIXED_PRECISION"):
+        monkeypatch.setenv(name, "")
+    text = "import os, sys\nopen(sys.argv[1], 'w').write(f'{os.environ[\"ACCELERATE_MIXED_PRECISION\"]} {__file__}')\n"
+    folder = _core.Store(f"{s3}/scripts")
+    folder.put("deep/own.py", text.encode())
+    folder.put("accelerate.yaml", (SCRIPTS / "accelerate.yaml").read_bytes())
+    run = script_run("with_trl.py", str(tmp_path / "out"), workers=1)
+    resolved = run.spec()
+    said = {"path": f"{s3}/scripts/deep/own.py", "accelerate_config": f"{s3}/scripts/accelerate.yaml"}
+    resolved["spec"]["train"]["script"] |= {**said, "launcher": "accelerate"}
+    _core.refuse_unavailable(json.dumps(resolved), "train")
+    plan = plan_from(resolved, {"train": {}, "validation": {}}, 0)
+    assert plan.script is not None and plan.label == "own.py"
+    script = plan.script.fetched()
+    script.require_there()
+    told: Any = Told()
+    session = Session(plan, rank=0, world=1, attempt=1, reached_step=0, clock=Clock(), reporter=told)
+    assert run_script(session, script, 0.0).outcome == "completed"
+    precision, place = (tmp_path / "out").read_text().split()
+    assert precision == "bf16" and Path(place).name == "own.py"
+    assert not Path(place).exists(), "the folder of the worker is removed"
+    with pytest.raises(_core.InvalidError, match=r"`train.script.path`: there is no object `s3://.*/none.py`"):
+        Script(path=f"{s3}/none.py", args=(), launcher="python", accelerate_config=None).fetched()
+
+
+def test_fsdp_of_accelerate_is_refused_without_gpus_before_workers_and_set_up_with_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("accelerate", reason="missing tool: accelerate")
+    from eagleray.train import script_accelerate
+    from eagleray.train.script_config import require_config
+
+    path = tmp_path / "fsdp.yaml"
+    path.write_text(
+        "compute_environment: LOCAL_MACHINE\ndistributed_type: FSDP\nmixed_precision: 'no'\n"
+        "fsdp_config: {fsdp_version: 2, fsdp_state_dict_type: SHARDED_STATE_DICT, fsdp_reshard_after_forward: true}\n",
+        encoding="utf-8",
+    )
+    script = Script(path="train.py", args=(), launcher="accelerate", accelerate_config=str(path))
+    with pytest.raises(_core.InvalidError, match="`distributed_type: FSDP` without GPUs"):
+        require_config(script, gpus=False)
+    require_config(script, gpus=True)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(_core.InvalidError, match="`ACCELERATE_USE_FSDP` without GPUs"):
+        script_accelerate.refuse_plugins([])
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    script_accelerate.refuse_plugins(["fsdp_plugin"])
+    found = script_accelerate.environment(script, 2)
+    assert (found["ACCELERATE_USE_FSDP"], found["FSDP_VERSION"]) == ("true", "2")
+    assert found["FSDP_STATE_DICT_TYPE"] == "SHARDED_STATE_DICT" and "ACCELERATE_USE_CPU" not in found
+
+
 def test_a_script_that_is_not_there_is_refused_before_anything_starts(script_run: Callable[..., Run]) -> None:
     run = script_run("no_such_script.py")
     driver = run.start()

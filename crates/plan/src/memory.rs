@@ -406,7 +406,7 @@ impl<'a> Model<'a> {
         };
         // The first stages of ZeRO flatten their gradients for the update, where they do not stand so already.
         let flat = self.is_partitioned() && self.setting.precision == Precision::Fp32;
-        let reduced = if flat { FP32 * held } else { 0.0 };
+        let reduced = if flat { FP32 * self.parameters / self.axes.shards as f64 } else { 0.0 };
         self.usage(Moment::Step, &[(Term::Reduced, reduced), (Term::Working, FP32 * roots)])
     }
 }

@@ -7,7 +7,7 @@ use eagleray_spec::{Problems, Purpose, Resolved, Source};
 use pyo3::prelude::*;
 
 use crate::errors::to_py;
-use crate::json::parse;
+use crate::json::{parse, render};
 
 /// The resolved run of the spec at `path`, as the JSON of `resolved.json`.
 #[pyfunction]
@@ -43,6 +43,12 @@ fn refuse_unavailable(py: Python<'_>, resolved_json: &str, purpose: &str) -> PyR
         .map_err(to_py)
 }
 
+/// The values of a YAML text, as JSON; `name` is what errors call it.
+#[pyfunction]
+fn yaml_values(py: Python<'_>, name: &str, text: &str) -> PyResult<String> {
+    py.detach(|| eagleray_spec::yaml_values(name, text).and_then(|values| render(&values))).map_err(to_py)
+}
+
 fn resolve(path: &str, overrides: &[String]) -> Result<String> {
     let text = std::fs::read_to_string(path).map_err(|error| Error::from(error).at(format!("`{path}`")))?;
     let absolute = std::path::absolute(path)?;
@@ -56,5 +62,6 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(resolve_spec, module)?)?;
     module.add_function(wrap_pyfunction!(spec_differences, module)?)?;
     module.add_function(wrap_pyfunction!(with_model_config, module)?)?;
+    module.add_function(wrap_pyfunction!(yaml_values, module)?)?;
     module.add_function(wrap_pyfunction!(refuse_unavailable, module)?)
 }

@@ -56,6 +56,11 @@ impl PyStream {
         py.detach(|| self.stream.lock().state()).map_err(to_py)
     }
 
+    /// Whether samples may have labels that no loss counts.
+    fn is_masked(&self) -> bool {
+        self.stream.lock().is_masked()
+    }
+
     /// Counters and waits, as JSON.
     fn stats(&self, py: Python<'_>) -> PyResult<String> {
         py.detach(|| {
@@ -198,6 +203,17 @@ fn contiguous<'a, T: Element>(slice: Option<&'a [T]>, name: &str) -> PyResult<&'
     slice.ok_or_else(|| to_py(Error::invalid(format!("array `{name}` is not contiguous"))))
 }
 
+/// What stands at each position, as JSON: `[{position, source, index, parts: [{shard, tokens, documents}]}]`.
+#[pyfunction]
+fn documents_at(py: Python<'_>, config_json: &str, positions: Vec<u64>) -> PyResult<String> {
+    py.detach(|| {
+        positions.iter().try_for_each(|&position| in_range(position))?;
+        let places = eagleray_stream::documents_at(&StreamConfig::from_json(config_json)?, &positions)?;
+        crate::json::render(&places)
+    })
+    .map_err(to_py)
+}
+
 /// Writes a dataset of one shard listed `times` over, for benchmarks; returns its URL.
 #[pyfunction]
 fn write_repeated_dataset(py: Python<'_>, store: &str, shard_tokens: u64, times: u64) -> PyResult<String> {
@@ -212,5 +228,6 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PyStream>()?;
     module.add_class::<PyOrder>()?;
     module.add_function(wrap_pyfunction!(batch_digests, module)?)?;
+    module.add_function(wrap_pyfunction!(documents_at, module)?)?;
     module.add_function(wrap_pyfunction!(write_repeated_dataset, module)?)
 }

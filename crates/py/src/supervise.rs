@@ -1,12 +1,13 @@
 //! Bindings of what a run decides while it trains.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use eagleray_base::{Error, Result};
 use eagleray_run::{claim, paths};
 use eagleray_spec::types::Anomalies;
 use eagleray_store::Store;
-use eagleray_supervise::{Course, Watch};
+use eagleray_supervise::{Anomaly, Course, Watch};
 use pyo3::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +36,11 @@ impl PyWatch {
     fn look(&self, step: u64, loss: Option<f64>, finite_gradient: bool) -> PyResult<Option<String>> {
         let seen = self.slot().look(step, loss, finite_gradient);
         seen.map(|anomaly| render(&anomaly)).transpose().map_err(to_py)
+    }
+
+    /// Takes in that a step was decided to be an anomaly before.
+    fn recall(&self, step: u64) {
+        self.slot().recall(step);
     }
 
     /// Takes over the anomalies that another watch has seen.
@@ -130,6 +136,41 @@ fn left_out(py: Python<'_>, store_url: &str, dir: &str) -> PyResult<Option<Strin
     py.detach(|| read(&Store::open(store_url)?, &paths::left_out(dir))).map_err(to_py)
 }
 
+/// Writes down that the update of a global batch is left out, for the current attempt alone; `anomaly` is what
+/// `AnomalyWatch.look` gave.
+#[pyfunction]
+fn note_skip(py: Python<'_>, store_url: &str, attempt: u32, batch: u64, anomaly: &str) -> PyResult<()> {
+    py.detach(|| {
+        let store = Store::open(store_url)?;
+        if !claim::is_current(&store, attempt)? {
+            return Err(Error::conflict(format!("attempt {attempt} was superseded")));
+        }
+        let anomaly: Anomaly = parse(anomaly, "an anomaly")?;
+        store.put(&paths::skipped(batch), render(&anomaly)?)
+    })
+    .map_err(to_py)
+}
+
+/// The global batches from `first` on whose updates were left out, as JSON `{batch: {step, kind, reaction, reason}}`.
+#[pyfunction]
+fn noted_skips(py: Python<'_>, store_url: &str, first: u64) -> PyResult<String> {
+    py.detach(|| {
+        let store = Store::open(store_url)?;
+        let mut skips = BTreeMap::new();
+        for object in store.list(paths::SKIPPED)? {
+            let Some(batch) = paths::batch_of_skipped(&object.path).filter(|&batch| batch >= first) else {
+                continue;
+            };
+            let anomaly: Anomaly = serde_json::from_slice(&store.get(&object.path)?).map_err(|error| {
+                Error::corrupt(format!("`{}` is not an anomaly: {error}", store.url_of(&object.path)))
+            })?;
+            skips.insert(batch, anomaly);
+        }
+        render(&skips)
+    })
+    .map_err(to_py)
+}
+
 fn read(store: &Store, path: &str) -> Result<Option<String>> {
     if store.head(path)?.is_none() {
         return Ok(None);
@@ -144,5 +185,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PyWatch>()?;
     module.add_class::<PyCourse>()?;
     module.add_function(wrap_pyfunction!(leave_out, module)?)?;
+    module.add_function(wrap_pyfunction!(note_skip, module)?)?;
+    module.add_function(wrap_pyfunction!(noted_skips, module)?)?;
     module.add_function(wrap_pyfunction!(left_out, module)?)
 }

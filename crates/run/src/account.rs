@@ -132,7 +132,7 @@ pub fn of_events(events: &[Event], claims: &[Claim], ends: &[Option<End>], resol
         digests: digests(&steps),
         checkpoints: events_of(events, "checkpoint"),
         failures: events_of(events, "failure"),
-        anomalies: events_of(events, "anomaly"),
+        anomalies: anomalies(events),
         generations: events_of(events, "generation"),
         environment: environment(events, claims),
         ..Account::default()
@@ -277,6 +277,19 @@ fn digests(steps: &BTreeMap<u64, &Event>) -> Value {
 fn events_of(events: &[Event], kind: &str) -> Vec<Value> {
     let chosen = events.iter().filter(|event| event.kind == kind);
     chosen.filter_map(|event| serde_json::to_value(event).ok()).collect()
+}
+
+/// Each anomaly once: who goes on from a checkpoint before a skip tells of it again.
+fn anomalies(events: &[Event]) -> Vec<Value> {
+    let mut seen: Vec<Value> = Vec::new();
+    for event in events_of(events, "anomaly") {
+        let same =
+            |other: &Value| ["step", "positions", "action"].iter().all(|name| other[name] == event[name]);
+        if !seen.iter().any(same) {
+            seen.push(event);
+        }
+    }
+    seen
 }
 
 fn environment(events: &[Event], claims: &[Claim]) -> Map<String, Value> {

@@ -12,6 +12,8 @@ pub const WORLD: &str = "world";
 pub const LEDGER: &str = "ledger";
 /// The folder of saves.
 pub const CHECKPOINTS: &str = "checkpoints";
+/// The folder of what was decided of single batches.
+pub const SKIPPED: &str = "skipped";
 /// What `eagleray report` writes.
 pub const REPORT_JSON: &str = "report/report.json";
 /// The page that `eagleray report` writes.
@@ -57,6 +59,16 @@ pub fn left_out(dir: &str) -> String {
     format!("{dir}/LEFT_OUT")
 }
 
+/// That the update of a global batch was left out.
+pub fn skipped(batch: u64) -> String {
+    format!("{SKIPPED}/{batch:012}.json")
+}
+
+/// The global batch whose update was left out, by the path that says so.
+pub fn batch_of_skipped(path: &str) -> Option<u64> {
+    path.strip_prefix(SKIPPED)?.strip_prefix('/')?.strip_suffix(".json")?.parse().ok()
+}
+
 /// The attempt whose claim a path is.
 pub fn attempt_of_claim(path: &str) -> Option<u32> {
     let name = path.strip_prefix(ATTEMPTS)?.strip_prefix('/')?.strip_suffix(".json")?;
@@ -82,5 +94,10 @@ mod tests {
         assert_eq!(parts_of_ledger_object(&ledger_object(3, "driver", 42)), Some((3, "driver", 42)));
         assert_eq!(ledger_object(1, "driver", 42), "ledger/0001/driver-000042.jsonl");
         assert_eq!(parts_of_ledger_object("ledger/0001/notes.txt"), None);
+        assert_eq!(
+            (skipped(25), batch_of_skipped(&skipped(25))),
+            ("skipped/000000000025.json".to_owned(), Some(25))
+        );
+        assert_eq!(batch_of_skipped("skipped/notes.txt"), None);
     }
 }

@@ -318,6 +318,23 @@ fn steps_that_were_lost_count_once_they_are_done_again() {
 }
 
 #[test]
+fn an_anomaly_that_a_resume_comes_to_again_is_listed_once() {
+    let told = |t: f64, step: u64, action: &str| {
+        let positions = [8 * step - 8, 8 * step];
+        event(json!({"t": t, "kind": "anomaly", "attempt": 1, "writer": "driver", "rank": 0, "step": step,
+            "positions": positions, "action": action, "reason": "the loss is not finite"}))
+    };
+    let events = [told(1.0, 4, "skip"), told(2.0, 6, "skip"), told(3.0, 4, "skip"), told(4.0, 9, "rollback")];
+    let account = account::of_events(&events, &[], &[], &Value::Null);
+    let listed: Vec<(u64, &str)> = account
+        .anomalies
+        .iter()
+        .map(|seen| (seen["step"].as_u64().unwrap(), seen["action"].as_str().unwrap()))
+        .collect();
+    assert_eq!(listed, [(4, "skip"), (6, "skip"), (9, "rollback")]);
+}
+
+#[test]
 fn a_rank_that_leaves_leaves_when_the_loss_was_seen() {
     let events = [
         json!({"t": 0.0, "kind": "generation", "attempt": 1, "generation": 0, "world": 2}),

@@ -71,9 +71,6 @@ impl Resolved {
             if text["filters"].as_array().is_some_and(|filters| !filters.is_empty()) {
                 refused.push(format!("`{place}.filters`"));
             }
-            if text["chat"].is_string() && self.spec.train.function.is_some() {
-                refused.push(format!("`{place}.chat` with `train.function`"));
-            }
             if text["tokens"].as_str().is_some_and(is_foreign) {
                 refused.push(format!("`{place}.tokens` in another program's format ({})", text["tokens"]));
             }
@@ -115,12 +112,8 @@ impl Resolved {
         if (train.script.is_some() || train.function.is_some()) && held_out {
             refused.push(format!("`data.validation` with `train.{own}`"));
         }
-        if let Some(Model::Huggingface { lora, .. }) = &self.spec.model {
+        if matches!(&self.spec.model, Some(Model::Huggingface { .. })) {
             self.refuse_with_huggingface(refused);
-            // Masks that depend on the rank would give each world other losses.
-            if let Some(lora) = lora.as_ref().filter(|lora| lora.dropout > 0.0) {
-                refused.push(format!("`model.lora.dropout: {}`", lora.dropout));
-            }
         }
         if self.spec.store.starts_with("memory://") {
             refused.push("`store: memory://…`, which other processes cannot read,".into());
@@ -162,6 +155,11 @@ impl Resolved {
         if train.function.is_some() && self.spec.data.is_none() {
             refused.push(format!("`train.strategy: {kind}` with `train.function` and without `data`"));
         }
+        // Gradients are brought to scale once all labels of a step are counted, and DeepSpeed has them by then.
+        let chats = self.spec.data.as_ref().is_some_and(|data| data.sources.values().any(|text| !text["chat"].is_null()));
+        if train.function.is_some() && chats {
+            refused.push(format!("`train.strategy: {kind}` with `train.function` and `chat`"));
+        }
     }
 
     /// A script has a model, validation and a strategy of its own: what the spec says of them would go unheard.
@@ -181,8 +179,10 @@ impl Resolved {
             refused.push(format!("`store: {}`, which is no folder, with `train.script`", self.spec.store));
         }
         for key in ["path", "accelerate_config"] {
-            if let Some(location) = script[key].as_str().filter(|location| remote(location)) {
-                refused.push(format!("`train.script.{key}: {location}`, which is no file,"));
+            // The driver reads these, and hands them to the workers.
+            let unread = |location: &&str| remote(location) && !location.starts_with("s3://");
+            if let Some(location) = script[key].as_str().filter(unread) {
+                refused.push(format!("`train.script.{key}: {location}`, which is neither a file nor on S3,"));
             }
         }
     }

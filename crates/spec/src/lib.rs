@@ -60,6 +60,6 @@ mod yaml;
 pub use available::Purpose;
 pub use check::{NAME_CHARS_MAX, is_secret_name};
 pub use problem::{Place, Problem, Problems};
-pub use read::Source;
+pub use read::{Source, yaml_values};
 pub use resolve::{Strategist, VOCABULARY_GUESS, resolve, resolve_with};
 pub use resolved::{Difference, Resolved};

@@ -177,6 +177,16 @@ pub(crate) fn show_path(path: &[Step]) -> String {
 }
 
 /// Lines and columns from 1; what spans lines is underlined at its start alone.
+/// The values of any YAML text, as JSON; `name` is what errors call it. For files that are not ours in form.
+///
+/// # Errors
+/// `Invalid` with line and column.
+pub fn yaml_values(name: &str, text: &str) -> eagleray_base::Result<serde_json::Value> {
+    let lines = text.lines().count().max(1);
+    let tree = yaml::parse(text, &|span| place_of(span, text, lines));
+    tree.map(|tree| tree.to_json()).map_err(|problem| Problems::new(name, text, vec![problem]).into_error())
+}
+
 fn place_of(span: &Span, text: &str, lines: usize) -> Place {
     let (start, end) = (span.start, span.end);
     let width = if start.line() == end.line() { end.col().saturating_sub(start.col()).max(1) } else { 1 };

@@ -287,10 +287,13 @@ fn adapters_are_part_of_the_model_and_what_has_none_keeps_its_hash() {
 }
 
 #[test]
-fn dropout_in_adapters_is_refused_by_name() {
-    let dropped = run(SMALL, &["model={huggingface: smollm, lora: {dropout: 0.1}}"]).unwrap();
-    let error = dropped.refuse_unavailable(Purpose::Train).unwrap_err();
-    assert_eq!(error.message(), "`model.lora.dropout: 0.1` is not available in this build");
+fn dropout_in_adapters_and_chat_with_a_function_are_trained() {
+    run(SMALL, &["model={huggingface: smollm, lora: {dropout: 0.1}}"])
+        .unwrap()
+        .refuse_unavailable(Purpose::Train)
+        .unwrap();
+    let told = ["data.sources.web.chat=messages", "train.function=mine:main", "data.validation={}"];
+    run(SMALL, &told).unwrap().refuse_unavailable(Purpose::Train).unwrap();
 }
 
 #[test]
@@ -320,10 +323,10 @@ fn a_script_runs_with_nothing_beside_it_that_would_go_unheard() {
     let elsewhere = ["store=s3://bucket/own", "train.script.path=s3://bucket/train.py"];
     let error = run(text, &elsewhere).unwrap().refuse_unavailable(Purpose::Train).unwrap_err();
     assert!(error.message().contains("`store: s3://bucket/own`, which is no folder"), "{error}");
-    assert!(
-        error.message().contains("`train.script.path: s3://bucket/train.py`, which is no file"),
-        "{error}"
-    );
+    run(text, &elsewhere[1..]).unwrap().refuse_unavailable(Purpose::Train).unwrap();
+    let memory = ["train.script.path=memory://train.py"];
+    let error = run(text, &memory).unwrap().refuse_unavailable(Purpose::Train).unwrap_err();
+    assert!(error.message().contains("`train.script.path: memory://train.py`, which is neither"), "{error}");
 }
 
 #[test]

@@ -35,12 +35,13 @@
 //!
 //! Map: [`stream`](Stream) the stream itself · [`slices`] which positions a rank gets, pure · `source` which
 //! bytes a sample needs, and their verification · `load` one micro batch · `ahead` what fills the queues · [`Batch`] the arrays ·
-//! [`digests`] what a step is checked by · [`config`] what a stream is told · [`fixture`] for benchmarks.
+//! [`digests`] what a step is checked by · [`documents`] what stands at a position, for people · [`config`] what a stream is told · [`fixture`] for benchmarks.
 
 mod ahead;
 mod batch;
 pub mod config;
 pub mod digests;
+pub mod documents;
 pub mod fixture;
 mod load;
 pub mod slices;
@@ -50,6 +51,7 @@ mod stream;
 pub use batch::Batch;
 pub use config::{SourceConfig, StreamConfig};
 pub use digests::{Arrays, batch_digests};
+pub use documents::{Place, PlacePart, documents_at};
 pub use stream::{Next, Stats, Stream, Waits, open_order};
 
 #[cfg(test)]

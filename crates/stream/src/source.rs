@@ -23,7 +23,7 @@ pub(crate) enum Part {
 }
 
 impl Part {
-    const fn suffix(self) -> &'static str {
+    pub(crate) const fn suffix(self) -> &'static str {
         match self {
             Self::Tokens => ".bin",
             Self::Index => ".idx",
@@ -119,7 +119,7 @@ impl Source {
         }
     }
 
-    fn place(&self, shard: usize, part: Part) -> String {
+    pub(crate) fn place(&self, shard: usize, part: Part) -> String {
         self.dataset.store().url_of(&self.dataset.path(shard, part.suffix()))
     }
 }

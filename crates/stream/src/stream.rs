@@ -108,7 +108,7 @@ pub fn open_order(config: &StreamConfig) -> Result<Order> {
     open_sources(config).map(|(order, _)| order)
 }
 
-fn open_sources(config: &StreamConfig) -> Result<(Order, Vec<Source>)> {
+pub(crate) fn open_sources(config: &StreamConfig) -> Result<(Order, Vec<Source>)> {
     let mut configs: Vec<_> = config.sources.iter().collect();
     configs.sort_by(|a, b| a.name.cmp(&b.name));
     let open = |source: &&crate::SourceConfig| {
@@ -246,6 +246,11 @@ impl Stream {
     /// The order that the stream follows.
     pub fn order(&self) -> &Order {
         &self.loader.order
+    }
+
+    /// Whether a dataset has a loss mask, so that samples may have labels that no loss counts.
+    pub fn is_masked(&self) -> bool {
+        self.loader.sources.iter().any(|source| source.dataset().manifest().loss_mask)
     }
 
     /// The configuration.

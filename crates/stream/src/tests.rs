@@ -133,6 +133,36 @@ fn every_sample_is_the_tokens_the_order_names_with_positions_reset_per_document(
 }
 
 #[test]
+fn the_documents_at_a_position_are_those_whose_tokens_stand_there() {
+    let world = world("documents", true, 50_257);
+    let config = world.config();
+    let order = crate::open_order(&config).unwrap();
+    let positions: Vec<u64> = (0..804).collect();
+    let mut across_shards = 0;
+    for place in crate::documents_at(&config, &positions).unwrap() {
+        let sample = order.sample(place.position);
+        let number = 1 - sample.source;
+        assert_eq!((place.index, &place.source), (sample.index, &world.sources[number].name));
+        // Documents are counted over the whole source here, and within their shard, of 60 each, there.
+        let all = &world.tokens[number];
+        let (start, end) = ((sample.index * SEQUENCE) as usize, ((sample.index + 1) * SEQUENCE) as usize);
+        let document_of =
+            |token: usize| all[..=token].iter().filter(|(_, begins)| *begins).count() as u64 - 1;
+        let dataset = world.dataset(number);
+        let mut found = Vec::new();
+        for part in &place.parts {
+            let paths = 0..dataset.manifest().shards.len();
+            let shard =
+                paths.into_iter().find(|&shard| part.shard.ends_with(&dataset.path(shard, ".bin"))).unwrap();
+            found.extend((part.documents.0..part.documents.1).map(|document| 60 * shard as u64 + document));
+        }
+        assert_eq!(found, (document_of(start)..=document_of(end)).collect::<Vec<_>>());
+        across_shards += usize::from(place.parts.len() > 1);
+    }
+    assert!(across_shards > 0, "no sample goes over the end of a shard");
+}
+
+#[test]
 fn any_world_gives_the_same_samples_and_digests_of_every_step() {
     let made = world("worlds", true, 50_257);
     let whole = drain(made.config());

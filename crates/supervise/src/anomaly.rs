@@ -12,7 +12,7 @@ const LEAST_SPREAD: f64 = 0.01;
 const SIGMAS_OF_MEDIAN_DIFFERENCE: f64 = 1.4826;
 
 /// What was seen at a step.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct Anomaly {
     /// The step, from 1.
     pub step: u64,
@@ -25,7 +25,7 @@ pub struct Anomaly {
 }
 
 /// What is wrong with a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// The loss, or the norm of the gradient, is no number.
@@ -88,17 +88,23 @@ impl Watch {
             }
             return None;
         };
+        self.recall(step);
         let limit = self.policy.limit;
-        self.memory.anomalies.push_back(step);
-        while self.memory.anomalies.front().is_some_and(|first| first.saturating_add(limit.steps) <= step) {
-            self.memory.anomalies.pop_front();
-        }
         let many = self.memory.anomalies.len();
         if then != Then::Stop && many > limit.count as usize {
             let reason = format!("{reason}; {many} anomalies within {} steps", limit.steps);
             return Some(Anomaly { step, kind, reaction: Then::Stop, reason });
         }
         Some(Anomaly { step, kind, reaction: then, reason })
+    }
+
+    /// Takes in that `step` was decided to be an anomaly, by this watch or by one before it whose word stands.
+    pub fn recall(&mut self, step: u64) {
+        self.memory.anomalies.push_back(step);
+        let steps = self.policy.limit.steps;
+        while self.memory.anomalies.front().is_some_and(|first| first.saturating_add(steps) <= step) {
+            self.memory.anomalies.pop_front();
+        }
     }
 
     fn judge(&self, loss: Option<f64>, finite_gradient: bool) -> Option<(Kind, Then, String)> {
@@ -186,6 +192,16 @@ mod tests {
             .collect();
         assert_eq!(reactions, [Then::Rollback, Then::Rollback, Then::Stop]);
         assert_eq!(watch.look(40, Some(3.0), false).unwrap().reaction, Then::Rollback);
+    }
+
+    #[test]
+    fn what_was_decided_before_counts_for_the_limit_and_not_for_the_window() {
+        let (mut judged, mut told) = (calm(Then::Skip, 20), calm(Then::Skip, 20));
+        let seen = judged.look(21, Some(9.0), true).unwrap();
+        told.recall(seen.step);
+        assert_eq!(judged.state(), told.state());
+        let text = serde_json::to_string(&seen).unwrap();
+        assert_eq!(serde_json::from_str::<Anomaly>(&text).unwrap(), seen);
     }
 
     #[test]

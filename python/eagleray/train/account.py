@@ -16,10 +16,11 @@ from .console import Console
 REPORT_SECONDS_MAX = 120
 
 
-def reached_step(store_url: str) -> int:
-    """The last step that any attempt took: what a new one does again is recomputation."""
+def told_before(store_url: str) -> tuple[int, list[dict[str, Any]]]:
+    """The last step that any attempt took, since what a new one does again is recomputation; and all anomalies."""
     events = json.loads(_core.read_ledger(store_url))
-    return max((int(event["step"]) for event in events if event["kind"] == "step"), default=0)
+    reached = max((int(event["step"]) for event in events if event["kind"] == "step"), default=0)
+    return reached, [event for event in events if event["kind"] == "anomaly"]
 
 
 def summary(store_url: str, name: str, outcome: str, step: int) -> dict[str, Any]:

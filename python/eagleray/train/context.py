@@ -28,6 +28,9 @@ class BatchStream(Protocol):
     def next(self) -> Batch | None:
         """The next micro batch, or None at the end."""
 
+    def is_masked(self) -> bool:
+        """Whether samples may have labels that no loss counts."""
+
     def expected_order_digest(self, start: int, end: int, /) -> int:
         """The closed form of the order digest of positions [start, end)."""
 
@@ -89,7 +92,8 @@ class Context:
 class Tensors:
     """A micro batch on the device, each [batch, sequence]; `empty` when the rank had no sample left for it.
 
-    Labels that no loss counts are `IGNORED`; `counted` is how many there are of the others.
+    Labels that no loss counts are `IGNORED`; `counted` is how many there are of the others. `positions` are those of
+    the samples in the run's order.
     """
 
     tokens: torch.Tensor
@@ -97,6 +101,7 @@ class Tensors:
     position_ids: torch.Tensor
     counted: int
     empty: bool
+    positions: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, batch: Batch, device: torch.device) -> Tensors:
@@ -110,7 +115,16 @@ class Tensors:
             parts = [on_device(batch[key], device) for key in ("tokens", "labels", "position_ids")]
         # On the host, where no device need be waited for.
         counted = int((batch["labels"] != IGNORED).sum())
-        return cls(tokens=parts[0], labels=parts[1], position_ids=parts[2], counted=counted, empty=empty)
+        positions = (0,) if empty else tuple(batch["positions"].tolist())
+        tokens, labels, position_ids = parts
+        return cls(
+            tokens=tokens,
+            labels=labels,
+            position_ids=position_ids,
+            counted=counted,
+            empty=empty,
+            positions=positions,
+        )
 
 
 def on_device(array: Any, device: torch.device) -> torch.Tensor:

@@ -18,7 +18,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any
 
@@ -26,13 +26,14 @@ from eagleray import _core
 from eagleray._commit import ENGINE, FILES, require_fit
 from eagleray._failure import EXIT_DONE, EXIT_STOPPED
 
-from .account import reached_step, report, summary
+from .account import report, summary, told_before
 from .console import Console
 from .datasets import ensure_datasets
 from .ledger import Clock
 from .model_config import with_model
 from .plan import Plan, plan_from
 from .resume import last_end, newest, newest_fitting, superseded
+from .script_config import require_config
 from .sinks import Wanted, require_clients
 
 POLL_SECONDS = 0.5
@@ -107,8 +108,10 @@ def _run(resolved: Mapping[str, Any], *, take_over: bool, console: Console, stop
 
     datasets = ensure_datasets(resolved, console, start_ray)
     plan = plan_from(resolved, datasets.urls, datasets.vocab_size)
-    if plan.script is not None and not os.environ.get("RAY_ADDRESS"):
-        plan.script.require_there()
+    if plan.script is not None:
+        plan = replace(plan, script=plan.script.fetched())
+        if not os.environ.get("RAY_ADDRESS"):
+            plan.script.require_there()
     _require_samples(plan)
     commit = newest_fitting(plan)
     attempt = _claim(store_url, resolved, take_over=take_over)
@@ -152,10 +155,13 @@ class _Attempt:
         from .ledger import Keeper
 
         _ray.require_room(self.workers["min"])
+        if self.plan.script is not None:
+            require_config(self.plan.script, gpus=_ray.resources("GPU") > 0)
         # Nobody waits for the keeper to come up: what it is told first, it is told in this order.
         remote: Any = ray.remote(num_cpus=0, scheduling_strategy=_ray.this_node())
-        reached = reached_step(self.plan.store)
-        keeper = remote(Keeper).remote(self.plan.store, self.attempt, self.began, reached, Wanted.of(self.resolved))
+        reached, anomalies = told_before(self.plan.store)
+        begun = (self.plan.store, self.attempt, self.began, reached)
+        keeper = remote(Keeper).remote(*begun, Wanted.of(self.resolved), anomalies)
         keeper.record.remote([self._start_event()])
         fit = threading.Thread(target=self._fit, args=(keeper,), name="fit", daemon=True)
         fit.start()

@@ -33,6 +33,11 @@ class Heading:
         seen = self.watch.look(step, loss, finite_gradient)
         return None if seen is None else json.loads(seen)
 
+    def recall(self, step: int, decided: Mapping[str, Any]) -> dict[str, Any]:
+        """The anomaly that `step` was decided to be before, in the form of `look`."""
+        self.watch.recall(step)
+        return {**decided, "step": step, "reaction": "skip"}
+
     def kept(self) -> dict[str, Any]:
         """What a commit keeps, as `kept_in` reads it; nothing where there is nothing to know."""
         if len(self.course) == 0 and self.watch.state() == _core.AnomalyWatch("{}").state():

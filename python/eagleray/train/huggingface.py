@@ -20,6 +20,7 @@ from eagleray import _core
 
 from . import lora
 from .context import Tensors
+from .dropout import SampleDropout
 from .model import drawn
 from .model_config import HuggingfaceConfig
 from .parts import local, rows_of
@@ -68,6 +69,9 @@ def start(
     """
     _materialise(model, device, home or device)
     values = _Values(model, config, seed)
+    for module in model.modules():
+        if isinstance(module, SampleDropout):
+            module.seed = seed
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             values.read(name, parameter.shape, rows_of(parameter), local(parameter))

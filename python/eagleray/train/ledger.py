@@ -11,7 +11,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -147,7 +147,13 @@ class Keeper:
     """Writes the attempt's events and remembers what progress, signals and gaps need."""
 
     def __init__(
-        self, store_url: str, attempt: int, began: float, reached_step: int, wanted: Wanted | None = None
+        self,
+        store_url: str,
+        attempt: int,
+        began: float,
+        reached_step: int,
+        wanted: Wanted | None = None,
+        anomalies: Iterable[Event] = (),
     ) -> None:
         self._store_url = store_url
         self._attempt = attempt
@@ -167,7 +173,7 @@ class Keeper:
         self._flushed_at = 0.0
         self._latest: dict[str, Any] = {}
         self._recent: list[tuple[float, int, float, float]] = []
-        self._sinks = Sinks(wanted)
+        self._sinks = Sinks(wanted, anomalies)
         self._whereabouts = Whereabouts(store_url, attempt)
         self._notices: list[str] = []
 

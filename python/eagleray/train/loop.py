@@ -17,13 +17,14 @@ from typing import Any
 
 from eagleray import _core
 
-from .context import BatchStream, Context, Outcome, newest_commit
+from .context import BatchStream, Context, Outcome, newest_commit, slice_of
 from .heading import Heading
 from .ledger import StepWatch
 from .resume import superseded
 from .saver import Saver
 from .steps import StepReader, record_step
 from .strategy import Done, Flow, spread
+from .suspects import Suspect, suspects_of, text_of
 from .totals import Totals
 from .validation import validate
 
@@ -81,6 +82,10 @@ class Loop:
             weight_decay=optimizer.weight_decay,
         )
         self.saver = Saver(context, self.spread.held(self.optimizer), self.stream, self.step, self.heading)
+        # What was decided of batches past the commit stands, whatever their losses are in this world.
+        self.skips = self.saver.noted_skips(self.batch)
+        # This rank's samples of the step at hand, with their losses.
+        self.seen: list[tuple[int, float]] = []
 
     @property
     def batch(self) -> int:
@@ -126,7 +131,7 @@ class Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         if anomaly is not None:
-            self._tell(anomaly, "skip")
+            self._skip(anomaly)
         elif totals.counted > 0:
             # Without a token that counts there is nothing to learn, and AdamW would move by what it remembers.
             self.optimizer.step()
@@ -151,8 +156,13 @@ class Loop:
         told: list[Done] = []
         for tensors in reader.micro_batches(self.watch, mine):
             told += self.spread.forward_backward(tensors, scale, last=reader.last)
+        losses: list[float] = []
         for done in told:
-            mine.add_losses(done.losses.double().tolist(), done.tokens, done.counted)
+            mine.add_losses(summed := done.losses.double().tolist(), done.tokens, done.counted)
+            losses += summed
+        context, first = self.context, self.batch * plan.global_batch
+        share = range(*slice_of(context.reader, context.axes.readers, first, plan.global_batch))
+        self.seen = list(zip(share, losses, strict=False)) if context.speaks else []
         # Ranks of one share have seen the same samples; one of them tells of it.
         return mine if self.context.speaks else Totals()
 
@@ -163,15 +173,17 @@ class Loop:
             raise _core.InternalError(f"step {step} saw {totals.samples} samples, expected {size}")
         if totals.counted == 0:
             return None
+        if (decided := self.skips.get(self.batch)) is not None:
+            return self.heading.recall(step, decided)
         loss = None if totals.nonfinite else totals.mean_loss
         anomaly = self.heading.look(step, loss, finite_gradient=math.isfinite(grad_norm))
         if anomaly is not None and anomaly["reaction"] == "stop":
-            self._tell(anomaly, "stop")
+            suspects = self._tell(anomaly, "stop")
             first = self.batch * size
             raise _core.InvalidError(
-                f"step {step} (positions {first} to {first + size}): {anomaly['reason']}. The newest checkpoint is of "
-                f"step {self.saver.saved_step}. Lower `train.optimizer.adamw.lr`, look at the data of that step, or "
-                "have `train.anomalies` go on without it"
+                f"step {step} (positions {first} to {first + size}): {anomaly['reason']}. {text_of(suspects)}"
+                f"The newest checkpoint is of step {self.saver.saved_step}. Lower `train.optimizer.adamw.lr`, look at "
+                "the data of that step, or have `train.anomalies` go on without it"
             )
         return anomaly
 
@@ -186,7 +198,8 @@ class Loop:
         until = self.batch + 1 + int(plan.anomalies["rollback"]["beyond_steps"])
         heading.course = heading.course.without(heading.course.end_of(step), until)
         heading.watch.remember(self.heading.watch)
-        self._tell(anomaly, "rollback", back_to=step)
+        size, start = plan.global_batch, self.heading.course.end_of(step)
+        self._tell(anomaly, "rollback", back_to=step, left_out=[start * size, until * size])
         # Before anything moves: who dies from here on leaves a run that goes on as this one would have.
         self.saver.leave_out(commit, heading)
         self.context.reporter.span("recompute", self.watch.start, self.context.clock.now())
@@ -199,9 +212,21 @@ class Loop:
             self.saver.go_on(self.stream, step, heading)
         return True
 
-    def _tell(self, anomaly: Mapping[str, Any], action: str, **more: int) -> None:
+    def _skip(self, anomaly: Mapping[str, Any]) -> None:
+        """Leaves the update of the step at hand out, and has every resume do so."""
+        self._tell(anomaly, "skip")
+        if self.batch not in self.skips:
+            # Before the step counts: who goes on from an earlier commit must not come to another decision.
+            self.saver.note_skip(self.batch, anomaly)
+
+    def _tell(self, anomaly: Mapping[str, Any], action: str, **more: Any) -> list[Suspect]:
+        """Tells the ledger of an anomaly, on every rank at once; returns the samples that stand out."""
+        suspects = suspects_of(self.context, self.seen)
         if self.context.rank == 0:
             first = self.batch * self.plan.global_batch
             told = {"step": anomaly["step"], "anomaly": anomaly["kind"], "action": action, "reason": anomaly["reason"]}
             positions = [first, first + self.plan.global_batch]
-            self.context.reporter.add("anomaly", t=self.context.clock.now(), **told, positions=positions, **more)
+            samples = [suspect.kept() for suspect in suspects]
+            more |= {"positions": positions, "samples": samples}
+            self.context.reporter.add("anomaly", t=self.context.clock.now(), **told, **more)
+        return suspects

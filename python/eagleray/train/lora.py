@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from eagleray import _core
 
+from .dropout import SampleDropout
 from .model import drawn
 from .model_config import HuggingfaceConfig, Lora
 from .parts import local, rows_of, speaks_for
@@ -39,6 +40,10 @@ def inject(model: nn.Module, config: HuggingfaceConfig, lora: Lora) -> None:
     targets = targets_in(model, config, lora)
     # Whole names, so that peft decides nothing.
     inject_adapter_in_model(peft_config(config, lora, targets), model, low_cpu_mem_usage=True)
+    if lora.dropout > 0.0:
+        for name, module in model.named_modules():
+            if isinstance(dropout := getattr(module, "lora_dropout", None), nn.ModuleDict):
+                dropout["default"] = SampleDropout(lora.dropout, name)
 
 
 def peft_config(config: HuggingfaceConfig, lora: Lora, targets: Iterable[str]) -> Any:
@@ -49,7 +54,7 @@ def peft_config(config: HuggingfaceConfig, lora: Lora, targets: Iterable[str]) -
         r=lora.rank,
         # Other programs read a whole number here.
         lora_alpha=int(lora.alpha) if lora.alpha.is_integer() else lora.alpha,  # type: ignore[arg-type]
-        lora_dropout=0.0,
+        lora_dropout=lora.dropout,
         target_modules=sorted(targets),
         bias="none",
         task_type="CAUSAL_LM",

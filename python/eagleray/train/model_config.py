@@ -44,12 +44,14 @@ class Lora:
     rank: int
     alpha: float
     targets: tuple[str, ...]
+    dropout: float = 0.0
 
     @classmethod
     def from_resolved(cls, lora: Mapping[str, Any]) -> Lora:
         """The adapters of `model.lora`."""
         targets = () if lora["targets"] == "all-linear" else tuple(lora["targets"])
-        return cls(rank=lora["rank"], alpha=float(lora["alpha"]), targets=targets)
+        alpha, dropout = float(lora["alpha"]), float(lora["dropout"])
+        return cls(rank=lora["rank"], alpha=alpha, targets=targets, dropout=dropout)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

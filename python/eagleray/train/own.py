@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     get_model_state_dict,
@@ -39,6 +40,7 @@ from eagleray.checkpoint.values import merge_values, split_values
 from .context import BatchStream, Context, Outcome, Tensors, newest_commit
 from .layout import ZERO
 from .ledger import StepWatch
+from .parts import local
 from .resume import superseded
 from .saver import Saver
 from .state import State
@@ -167,7 +169,7 @@ class TrainContext:
                 with context.spanned("load"):
                     saver.load(commit)
             while done < context.plan.steps:
-                step = self._step = Step(context, stream, done, self._zero)
+                step = self._step = Step(context, stream, done, held, self._zero)
                 yield step
                 totals = step._end(saver)
                 done += 1
@@ -192,8 +194,13 @@ class TrainContext:
 class Step:
     """One step: its micro batches, and what comes of them."""
 
-    def __init__(self, context: Context, stream: BatchStream | None, done: int, zero: OwnZero | None) -> None:
-        self._context, self._zero = context, zero
+    def __init__(
+        self, context: Context, stream: BatchStream | None, done: int, held: Objects, zero: OwnZero | None
+    ) -> None:
+        self._context, self._held, self._zero = context, held, zero
+        # Where labels are masked, the gradients of a step are out of scale until it is known how many are not.
+        self._unscaled = stream is not None and stream.is_masked()
+        self._labels = 0
         self._reader = None if stream is None else StepReader(context, stream, done * context.plan.global_batch)
         if stream is None:
             seed_randomness(context, done)
@@ -218,8 +225,11 @@ class Step:
             raise _core.InvalidError("the run has no `data`, so its steps have no batches")
         for tensors in self._reader.micro_batches(self._watch, self._totals):
             self._current, self._counted, self._passed = tensors, False, False
+            self._labels += tensors.counted
             yield tensors
         self._current = None
+        if self._unscaled:
+            self._scale_to_labels()
 
     def backward(self, loss: Tensor) -> None:
         """Adds the gradient of `loss`, summed over the tokens of the micro batch, to that of the step.
@@ -235,7 +245,8 @@ class Step:
         self._add_gradient(loss * (0.0 if tensors.empty else scale))
         if not tensors.empty:
             # One sum stands for all samples of the batch; further ones are parts of the same loss.
-            self._totals.add_losses([float(loss.detach())], 0 if self._counted else tensors.labels.numel())
+            tokens, labels = (0, 0) if self._counted else (tensors.labels.numel(), tensors.counted)
+            self._totals.add_losses([float(loss.detach())], tokens, labels)
             self._totals.samples += -1 if self._counted else tensors.labels.shape[0] - 1
             self._counted = True
 
@@ -251,11 +262,32 @@ class Step:
         self._passed = True
         self._zero.backward(loss, last=self._reader is not None and self._reader.last)
 
+    def _scale_to_labels(self) -> None:
+        """Brings the gradients from the mean over all tokens of the global batch to that over labels that count."""
+        context = self._context
+        labels = torch.tensor(self._labels if context.speaks else 0, dtype=torch.int64, device=context.device)
+        dist.all_reduce(labels)
+        counted = int(labels.item())
+        given = [parameter for parameter in self._held.parameters() if parameter.grad is not None]
+        if counted == 0:
+            # Nothing is learned: an optimizer passes over what has no gradient, whatever it remembers.
+            for parameter in given:
+                parameter.grad = None
+        elif given:
+            factor = context.plan.tokens_per_step / counted
+            torch._foreach_mul_([local(parameter.grad) for parameter in given if parameter.grad is not None], factor)
+        self._unscaled = False
+
     def _end(self, saver: Saver) -> Totals:
         """Agrees with all ranks on what the step was, and records it."""
         context, plan = self._context, self._context.plan
         if self._reader is not None:
             self._reader.require_taken(self.number)
+            if self._unscaled:
+                raise _core.InvalidError(
+                    f"step {self.number}: the data has labels that no loss counts, so gradients are scaled when the "
+                    "last batch is done: loop over `step.batches` to its end, and only then call the optimizer"
+                )
         mine = self._totals if context.speaks else Totals()
         saver.set_flags(mine, self.number)
         totals = mine.reduce(context.device)
@@ -296,6 +328,12 @@ class Objects:
                 self._module_of(name, each)
             elif not isinstance(each, nn.Module):
                 split_values(self._state_of(name, each))
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters of all modules, each once."""
+        modules = [each for each in self.objects.values() if isinstance(each, nn.Module)]
+        found = {id(parameter): parameter for module in modules for parameter in module.parameters()}
+        return list(found.values())
 
     def gather(self) -> tuple[State, State]:
         """As `state.Held`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,9 @@ from eagleray._commit import ENGINE, FILES
 
 from .layout import Layout
 from .model_config import AnyModel, model_from
+
+# No script is longer.
+SCRIPT_BYTES_MAX = 4 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +102,8 @@ class Script:
     args: tuple[str, ...]
     launcher: str
     accelerate_config: str | None
+    # What the driver has read of the files that lie on S3, by key.
+    texts: Mapping[str, bytes] = field(default_factory=dict)
 
     @classmethod
     def from_resolved(cls, script: Mapping[str, Any]) -> Script:
@@ -112,9 +117,49 @@ class Script:
 
     def require_there(self) -> None:
         """Refuses a script that does not lie here, or whose configuration does not."""
-        for key, path in (("path", self.path), ("accelerate_config", self.accelerate_config)):
-            if path is not None and not Path(path).is_file():
+        for key, path in self._files():
+            if key not in self.texts and not Path(path).is_file():
                 raise _core.InvalidError(f"`train.script.{key}`: there is no file `{path}`")
+
+    def fetched(self) -> Script:
+        """With what lies on S3 read: all workers of an attempt run the same bytes, and need no key of the bucket."""
+        texts: dict[str, bytes] = {}
+        for key, path in self._files():
+            if not path.startswith("s3://"):
+                continue
+            folder, _, name = path.rpartition("/")
+            store = _core.Store(folder)
+            size = store.head(name)
+            if size is None:
+                raise _core.InvalidError(f"`train.script.{key}`: there is no object `{path}`")
+            if size > SCRIPT_BYTES_MAX:
+                raise _core.InvalidError(
+                    f"`train.script.{key}`: `{path}` has {size} bytes, more than {SCRIPT_BYTES_MAX}: not a script"
+                )
+            texts[key] = store.get(name)
+        return replace(self, texts=texts)
+
+    def placed(self, folder: Path) -> Script:
+        """With what the driver has read written into `folder`; what lies elsewhere stays there."""
+        paths = dict(self._files())
+        for key, text in self.texts.items():
+            # Each in a folder of its own: a script's is the first on its path.
+            place = folder / key / Path(paths[key]).name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(text)
+            paths[key] = str(place)
+        return replace(self, path=paths["path"], accelerate_config=paths.get("accelerate_config"), texts={})
+
+    def config_text(self) -> str | None:
+        """The configuration of Accelerate, where there is one and this process can read it."""
+        if (text := self.texts.get("accelerate_config")) is not None:
+            return text.decode()
+        path = None if self.accelerate_config is None else Path(self.accelerate_config)
+        return path.read_text(encoding="utf-8") if path is not None and path.is_file() else None
+
+    def _files(self) -> list[tuple[str, str]]:
+        config = self.accelerate_config
+        return [("path", self.path)] + ([] if config is None else [("accelerate_config", config)])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

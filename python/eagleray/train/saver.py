@@ -62,6 +62,24 @@ class Saver:
 
         agree(self._place, write)
 
+    def note_skip(self, batch: int, anomaly: Mapping[str, Any]) -> None:
+        """Writes down that the update of `batch` is left out; every rank returns when it is."""
+
+        def write() -> None:
+            if self._context.rank == 0:
+                _core.note_skip(self._context.plan.store, self._context.attempt, batch, json.dumps(anomaly))
+
+        agree(self._place, write)
+
+    def noted_skips(self, batch: int) -> dict[int, dict[str, Any]]:
+        """What was written down of `batch` and those after it: rank 0 reads, for all."""
+
+        def read() -> dict[int, dict[str, Any]]:
+            noted = json.loads(_core.noted_skips(self._context.plan.store, batch)) if self._context.rank == 0 else {}
+            return {int(each): anomaly for each, anomaly in noted.items()}
+
+        return agree(self._place, read)
+
     def go_on(self, stream: BatchStream, step: int, heading: Heading) -> None:
         """Takes over where the run stands after it went back to `step`."""
         self._stream, self._heading = stream, heading

@@ -19,7 +19,7 @@ import torch
 
 from eagleray import _core
 
-from . import script_accelerate, script_data, script_trainer
+from . import script_accelerate, script_data, script_trainer, script_trl
 from .context import Outcome
 from .plan import Script
 from .script_hooks import after_import
@@ -34,6 +34,7 @@ PASSING = (RuntimeError, ConnectionError, TimeoutError)
 
 def run_script(session: Session, script: Script, entered: float) -> Outcome:
     """Runs the script on this rank, until it returns."""
+    script = script.placed(session.scratch)
     script.require_there()
     _set_environment(session, script)
     session.show_saves()
@@ -46,6 +47,7 @@ def run_script(session: Session, script: Script, entered: float) -> Outcome:
                 "accelerate.accelerator": lambda module: script_accelerate.adapt(module, session),
                 "accelerate.optimizer": lambda module: script_accelerate.adapt_optimizer(module, session),
                 "transformers.trainer": lambda module: script_trainer.adapt(module, session),
+                "trl.trainer.sft_trainer": script_trl.adapt,
             }
         ),
         session.running(),

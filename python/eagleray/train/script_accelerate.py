@@ -6,7 +6,7 @@ import functools
 import inspect
 import os
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +15,12 @@ import torch
 from eagleray import _core
 
 from .plan import Script
+from .script_config import refuse_config
 from .script_data import feed_of
 from .script_session import Session, StopScript, absolute
 
 WRITER = "accelerate"
-# Where processes lie and how they meet is the cluster's: these keys have no say.
-_PLACEMENT = {
-    "num_processes", "num_machines", "machine_rank", "gpu_ids", "main_process_ip", "main_process_port",
-    "rdzv_backend", "same_network", "main_training_function",
-}  # fmt: skip
-_HONOURED = {
-    "compute_environment", "distributed_type", "mixed_precision", "use_cpu", "debug", "dynamo_config",
-    "enable_cpu_affinity",
-}  # fmt: skip
-_DISTRIBUTED = {"NO", "MULTI_CPU", "MULTI_GPU"}
-_PRECISIONS = {"no", "bf16", "fp16"}
 _PLUGINS = ("deepspeed_plugin", "deepspeed_plugins", "fsdp_plugin", "megatron_lm_plugin", "parallelism_config")
-_OFF: tuple[Any, ...] = (None, False, "", "no", "NO", [], {})
 
 
 def environment(script: Script, world: int) -> dict[str, str]:
@@ -41,7 +30,7 @@ def environment(script: Script, world: int) -> dict[str, str]:
     try:
         from accelerate.commands import launch
         from accelerate.commands.config.config_args import load_config_from_file
-        from accelerate.utils.launch import prepare_simple_launcher_cmd_env
+        from accelerate.utils.launch import prepare_multi_gpu_env, prepare_simple_launcher_cmd_env
     except ModuleNotFoundError as error:
         raise _core.InvalidError(
             f"`train.script.launcher: accelerate` needs the package `accelerate`: {error}"
@@ -50,31 +39,17 @@ def environment(script: Script, world: int) -> dict[str, str]:
         config = load_config_from_file(script.accelerate_config)
     except (ValueError, TypeError, AttributeError) as error:
         raise _core.InvalidError(f"`train.script.accelerate_config`: {error}") from error
-    _refuse_config(script.accelerate_config, config.to_dict(), gpus=torch.cuda.is_available())
+    gpus = torch.cuda.is_available()
+    refuse_config(script.accelerate_config, config.to_dict(), gpus=gpus)
     parsed = ["--config_file", script.accelerate_config, "--num_processes", str(world), "--num_machines", "1"]
     arguments, _, _ = launch._validate_launch_command(launch.launch_command_parser().parse_args([*parsed, script.path]))
     arguments.gpu_ids = None
-    _, found = prepare_simple_launcher_cmd_env(arguments)
-    chosen = {name: value for name, value in found.items() if name.startswith("ACCELERATE_")}
-    if not torch.cuda.is_available():
+    # Only the launcher of several GPUs knows of FSDP.
+    found = prepare_multi_gpu_env(arguments) if arguments.use_fsdp else prepare_simple_launcher_cmd_env(arguments)[1]
+    chosen = {name: value for name, value in found.items() if name.startswith(("ACCELERATE_", "FSDP_"))}
+    if not gpus:
         chosen["ACCELERATE_USE_CPU"] = "true"
     return chosen
-
-
-def _refuse_config(path: str, config: Mapping[str, Any], *, gpus: bool) -> None:
-    """Refuses what this build or this device cannot do, every key by its name."""
-    refused = [
-        f"`{key}: {value}`" for key, value in config.items() if key not in _HONOURED | _PLACEMENT and value not in _OFF
-    ]
-    if config.get("compute_environment", "LOCAL_MACHINE") != "LOCAL_MACHINE":
-        refused.append(f"`compute_environment: {config['compute_environment']}`")
-    kind, precision = str(config.get("distributed_type")), str(config.get("mixed_precision") or "no")
-    if kind not in _DISTRIBUTED or (kind == "MULTI_GPU" and not gpus):
-        refused.append(f"`distributed_type: {kind}`" + ("" if gpus else " without GPUs"))
-    if precision not in _PRECISIONS or (precision == "fp16" and not gpus):
-        refused.append(f"`mixed_precision: {precision}`" + ("" if gpus else " without GPUs"))
-    if refused:
-        raise _core.InvalidError(f"`train.script.accelerate_config: {path}`: not available here: {', '.join(refused)}")
 
 
 def adapt(module: Any, session: Session) -> None:
@@ -164,10 +139,12 @@ def adapt_optimizer(module: Any, session: Session) -> None:
 
 
 def refuse_plugins(names: Any) -> None:
-    """Refuses strategies that a script asks Accelerate for, and that this build has not proved."""
-    found = [f"`{name}`" for name in names]
-    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
-        found.append("`ACCELERATE_USE_FSDP`")
+    """Refuses strategies that a script asks Accelerate for, and that this build or this device cannot do."""
+    # Without GPUs Accelerate makes DDP of it, and says nothing.
+    sharded = torch.cuda.is_available()
+    found = [f"`{name}`" for name in names if not (sharded and name == "fsdp_plugin")]
+    if not sharded and os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        found.append("`ACCELERATE_USE_FSDP` without GPUs")
     if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
         found.append("`ACCELERATE_USE_DEEPSPEED`")
     if found:

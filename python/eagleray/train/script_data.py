@@ -43,6 +43,12 @@ class RunDataset(IterableDataset):  # type: ignore[type-arg]
     def __iter__(self) -> Iterator[Row]:
         return self.feed.rows()
 
+    def as_datasets(self) -> Any:
+        """The same samples as an `IterableDataset` of the package `datasets`, which the trainers of TRL want."""
+        from .script_trl import samples_of
+
+        return samples_of(self.feed)
+
 
 class Feed:
     """One rank's share of the order, and what was handed out of it."""
@@ -60,6 +66,16 @@ class Feed:
         self._loader_batch = 1
         self._digests: dict[int, tuple[int, int]] = {}
         self._stream: BatchStream | None = None
+        self._peeking = False
+
+    @contextmanager
+    def peeked(self) -> Iterator[None]:
+        """Within the block, whoever reads looks at what a sample is, and takes none."""
+        self._peeking = True
+        try:
+            yield
+        finally:
+            self._peeking = False
 
     def dataset(self, step: int | None) -> RunDataset:
         """The samples that follow `step`, or the checkpoint that the script goes on from."""
@@ -126,6 +142,8 @@ class Feed:
         """The samples, once."""
         if get_worker_info() is not None:
             raise _core.InvalidError("`dataset()` reads ahead by itself: it is for a `DataLoader` with `num_workers=0`")
+        if self._peeking:
+            return self._peek()
         if self._begun is not None:
             raise _core.InvalidError(
                 "`dataset()` is read a second time: a run goes through its order once, to the end of `train.steps`; "
@@ -191,11 +209,17 @@ class Feed:
 
     def _rows(self, stream: BatchStream) -> Iterator[Row]:
         while (batch := self._next(stream)) is not None:
-            tokens, positions = (torch.from_numpy(batch[name]) for name in ("tokens", "position_ids"))
-            labels = unshifted(torch.from_numpy(batch["labels"]))
-            for row in zip(tokens, labels, positions, strict=True):
+            for row in _rows_of(batch):
                 self._handed += 1
-                yield dict(zip(("input_ids", "labels", "position_ids"), row, strict=True))
+                yield row
+
+    def _peek(self) -> Iterator[Row]:
+        stream: Any = _core.Stream(json.dumps(self.plan.stream_config(self.rank, self.world, 0)))
+        try:
+            batch = stream.next()
+        finally:
+            stream.close()
+        return iter([] if batch is None else list(_rows_of(batch)))
 
     def _next(self, stream: BatchStream) -> Batch | None:
         began = self._clock.now()
@@ -216,6 +240,13 @@ class Feed:
     def _kept(self, step: int) -> dict[int, tuple[int, int]]:
         """Digests that may still be asked for: nobody does in a script that tells of no steps."""
         return {number: each for number, each in self._digests.items() if number >= step - 2}
+
+
+def _rows_of(batch: Batch) -> Iterator[Row]:
+    tokens, positions = (torch.from_numpy(batch[name]) for name in ("tokens", "position_ids"))
+    labels = unshifted(torch.from_numpy(batch["labels"]))
+    for row in zip(tokens, labels, positions, strict=True):
+        yield dict(zip(("input_ids", "labels", "position_ids"), row, strict=True))
 
 
 def unshifted(labels: torch.Tensor) -> torch.Tensor:
@@ -300,8 +331,13 @@ def adapt_accelerate(module: Any) -> None:
 
 def feed_of(loader: Any) -> Feed | None:
     """The feed behind a loader, if it reads from `dataset()`."""
-    dataset = loader.dataset if isinstance(loader, DataLoader) else None
-    return dataset.feed if isinstance(dataset, RunDataset) else None
+    return feed_in(loader.dataset) if isinstance(loader, DataLoader) else None
+
+
+def feed_in(dataset: Any) -> Feed | None:
+    """The feed behind a dataset, if it is `dataset()`, or made of it."""
+    feed = dataset.feed if isinstance(dataset, IterableDataset) and hasattr(dataset, "feed") else None
+    return feed if isinstance(feed, Feed) else None
 
 
 def sum_over(group: Any, values: list[int]) -> list[int]:

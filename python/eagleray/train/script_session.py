@@ -59,7 +59,8 @@ class Session:
         self._group: dist.ProcessGroup | None = None
         self._pending: Event | None = None
         self._store = Path(plan.store).resolve()
-        self._scratch = Path(tempfile.mkdtemp(prefix="eagleray-script-"))
+        # Removed when the script has ended.
+        self.scratch = Path(tempfile.mkdtemp(prefix="eagleray-script-"))
         self._lock = threading.Lock()
         self._mark = clock.now()
         self._ended = threading.Event()
@@ -77,7 +78,7 @@ class Session:
             pulse.join()
             self.tell()
             self._cover()
-            shutil.rmtree(self._scratch, ignore_errors=True)
+            shutil.rmtree(self.scratch, ignore_errors=True)
 
     def join(self) -> None:
         """Opens a group of our own beside the script's; every rank comes here at the same place of the script."""
@@ -152,7 +153,7 @@ class Session:
         self._cover()
         _require_free(path, self._store)
         began = self.clock.now()
-        folder = Path(tempfile.mkdtemp(dir=self._scratch))
+        folder = Path(tempfile.mkdtemp(dir=self.scratch))
         result = write(folder)
         staged = self.clock.now()
         fields = {

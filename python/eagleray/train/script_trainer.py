@@ -8,7 +8,7 @@ from typing import Any
 
 from eagleray import _core
 
-from .script_data import RunDataset
+from .script_data import feed_in
 from .script_session import Session, absolute
 
 WRITER = "trainer"
@@ -30,7 +30,7 @@ def adapt(module: Any, session: Session) -> None:
 
     @functools.wraps(train)
     def train_on(self: Any, resume_from_checkpoint: Any = None, *arguments: Any, **named: Any) -> Any:
-        if isinstance(self.train_dataset, RunDataset):
+        if feed_in(self.train_dataset) is not None:
             require_order(self.train_dataset, self.args)
         commit = session.newest_in(Path(self.args.output_dir))
         if commit is not None:
@@ -102,7 +102,7 @@ def _refuse(arguments: Any, session: Session) -> None:
         raise _core.InvalidError(f"`Trainer` sees {arguments.world_size} of the run's {session.world} workers")
 
 
-def require_order(dataset: RunDataset, arguments: Any) -> None:
+def require_order(dataset: Any, arguments: Any) -> None:
     """Refuses a `Trainer` whose steps are not those of the run's order."""
     feed, steps = dataset.feed, dataset.feed.plan.steps
     if arguments.auto_find_batch_size:

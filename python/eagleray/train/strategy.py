@@ -31,6 +31,7 @@ from eagleray import _core
 
 from .compiled import compile_layers
 from .context import Tensors
+from .dropout import training_on
 from .layout import AXES, ZERO, Axes, Layout
 from .lora import frozen_digest
 from .model import Llama, initialise, sample_losses
@@ -83,7 +84,7 @@ class Spread:
 
         Returns what has become known of micro batches of this step: on each rank, or on those that have losses.
         """
-        with self._accumulating(last), self.loss_in_parts():
+        with self._accumulating(last), self.loss_in_parts(), training_on(tensors.positions):
             losses = self._losses(tensors)
             # A rank short of samples runs the model for its peers, on zeros that nobody counts.
             (losses.sum() * (0.0 if tensors.empty else scale)).backward()  # type: ignore[no-untyped-call]
@@ -150,17 +151,28 @@ def clip_gradients(
     Ranks hold parts or copies of the gradients of one of `stages` stages; each part counts once. Ranks talk over
     `device`, the gradients' own unless it is given: those on the host are summed up where the collectives are.
     """
+    parameters = list(parameters)
     given = [parameter for parameter in parameters if parameter.grad is not None]
     gradients = [_reduced(parameter) for parameter in given]
     holders = dist.get_world_size() // stages
     copies = torch.tensor([holders // _parts(gradient) for gradient in gradients], dtype=torch.float64)
-    norms = torch.stack(torch._foreach_norm([local(gradient) for gradient in gradients])).double()
+    # Without any gradient there is a norm too, of nothing: ranks must meet.
+    apart = torch._foreach_norm([local(gradient) for gradient in gradients]) if gradients else []
+    norms = (
+        torch.stack(list(apart)).double()
+        if apart
+        else torch.zeros(0, dtype=torch.float64, device=_device_of(parameters))
+    )
     squares = (norms.square() / copies.to(norms.device)).sum().to(device or norms.device)
     dist.all_reduce(squares)
     norm = squares.sqrt().float()
-    if max_norm is not None:
+    if max_norm is not None and given:
         clip_grads_with_norm_(given, max_norm, norm)
     return float(norm.item())
+
+
+def _device_of(parameters: list[nn.Parameter]) -> torch.device:
+    return parameters[0].device if parameters else torch.device("cpu")
 
 
 def _reduced(parameter: nn.Parameter) -> Tensor:

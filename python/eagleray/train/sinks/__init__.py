@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 from eagleray import _core
 
 from .feed import Feed, Told
-from .figures import Sink, figures_of
+from .figures import AnomalyCount, Sink, figures_of
 
 __all__ = ["Sinks", "Told", "Wanted", "require_clients"]
 
@@ -86,14 +86,18 @@ def require_clients(wanted: Wanted) -> None:
 class Sinks:
     """The sinks of an attempt."""
 
-    def __init__(self, wanted: Wanted | None) -> None:
+    def __init__(self, wanted: Wanted | None, anomalies: Iterable[Mapping[str, Any]] = ()) -> None:
         self._told: deque[Told] = deque()
-        sinks = {} if wanted is None else _sinks_of(wanted)
+        self._anomalies = AnomalyCount()
+        for event in anomalies:
+            self._anomalies.add(event)
+        sinks = {} if wanted is None else _sinks_of(wanted, self._anomalies.values)
         self._feeds = [Feed(name, sink, self._told.append) for name, sink in sinks.items()]
 
     def observe(self, event: Mapping[str, Any]) -> None:
         """Queues what an event of rank 0 has to show."""
-        if self._feeds and (figures := figures_of(event)) is not None:
+        figures = self._anomalies.add(event) if event["kind"] == "anomaly" else figures_of(event)
+        if figures is not None:
             for feed in self._feeds:
                 feed.put(figures)
 
@@ -110,7 +114,7 @@ class Sinks:
             feed.join(deadline - time.monotonic())
 
 
-def _sinks_of(wanted: Wanted) -> dict[str, Sink]:
+def _sinks_of(wanted: Wanted, counted: Mapping[str, float]) -> dict[str, Sink]:
     from .mlflow import Mlflow
     from .prometheus import Prometheus
     from .tensorboard import TensorBoard
@@ -141,7 +145,8 @@ def _sinks_of(wanted: Wanted) -> dict[str, Sink]:
             parameters=wanted.parameters,
         )
     if (prometheus := metrics.get("prometheus")) is not None:
-        sinks["prometheus"] = Prometheus(run=wanted.name, host=prometheus["host"], port=prometheus["port"])
+        place = {"host": prometheus["host"], "port": prometheus["port"]}
+        sinks["prometheus"] = Prometheus(run=wanted.name, **place, counted=counted)
     return sinks
 
 
