@@ -38,6 +38,7 @@ __all__ = [
     "documents_at",
     "finish",
     "finish_build",
+    "huggingface_shape",
     "is_current",
     "leave_out",
     "left_out",
@@ -54,6 +55,7 @@ __all__ = [
     "read_ledger",
     "refuse_unavailable",
     "remove_world",
+    "require_huggingface_split",
     "resolve_spec",
     "run_map",
     "run_reduce",
@@ -97,7 +99,9 @@ def refuse_unavailable(resolved_json: str, purpose: str) -> None: ...
 
 # plan
 
+def huggingface_shape(config_json: str) -> str: ...
 def plan_memory(request: str) -> str: ...
+def require_huggingface_split(config_json: str, mesh_json: str) -> None: ...
 
 # store
 

@@ -58,8 +58,15 @@ SPREAD: dict[str, list[tuple[str, int, dict[str, str]]]] = {
         ("ddp", 2, {"recompute": "selective"}),
         ("{dp_replicate: 2, dp_shard: 2}", 4, {}),
         ("zero3", 2, {"recompute": "full"}),
+        ("{tp: 2}", 2, {"recompute": "selective"}),
+        ("{dp_shard: 2, tp: 2}", 4, {"recompute": "full"}),
+        ("{pp: 2}", 2, {"recompute": "full"}),
+        ("{pp: 2, dp_shard: 2}", 4, {}),
     ],
-    "gemma3_text": [("ddp", 2, {})],
+    "qwen3": [("{tp: 2}", 2, {}), ("{pp: 2, tp: 2}", 4, {"pipeline": "gpipe"})],
+    "mistral": [("{tp: 2}", 2, {}), ("{pp: 2}", 2, {})],
+    # Its head is its embedding.
+    "gemma3_text": [("ddp", 2, {}), ("{dp_shard: 2, tp: 2}", 4, {})],
 }
 
 
@@ -133,11 +140,12 @@ def test_a_family_has_the_losses_of_plain_transformers_and_loads_there_again(
     )
     assert alone.steps()[-1]["flops_per_token"] > 0
     for strategy, world, more in [("fsdp2", 3, {"recompute": "full"}), *SPREAD.get(family, ())]:
-        many = new_run(f"{strategy[:5]}-{world}", model=model, workers=world, strategy=strategy, steps=STEPS, **more)
+        name = "".join(letter for letter in strategy if letter.isalnum())
+        many = new_run(f"{name}-{world}", model=model, workers=world, strategy=strategy, steps=STEPS, **more)
         trained = train_in(ranks, world, many)
         assert trained.digests() == alone.digests()
         assert trained.loss_drift(alone) < 1e-5
-        ours, theirs = held_out_losses(many, exported(many, tmp_path / f"out-{strategy[:5]}-{world}"), trained)
+        ours, theirs = held_out_losses(many, exported(many, tmp_path / f"out-{name}-{world}"), trained)
         assert ours < before
         assert theirs == pytest.approx(ours, rel=1e-6)
 
@@ -193,8 +201,12 @@ def test_weights_in_s3_are_read_by_rows(folders: Path, new_run: Callable[..., Ru
     weights = Weights(model, "model")
     for name, whole in wanted.items():
         some = torch.empty_like(whole[1:7])
-        weights.read(name, whole.shape, range(1, 7), some)
+        weights.read(name, whole.shape, [range(1, 7)], some)
         assert torch.equal(some, whole[1:7])
+        if whole.ndim > 1:
+            part = torch.empty_like(whole[1:7, 3:9])
+            weights.read(name, whole.shape, [range(1, 7), range(3, 9)], part)
+            assert torch.equal(part, whole[1:7, 3:9])
 
 
 def test_what_is_no_safetensors_file_is_named(folders: Path, new_run: Callable[..., Run], tmp_path: Path) -> None:
@@ -270,6 +282,37 @@ def test_a_folder_that_does_not_fit_is_refused(
     (tmp_path / "config.json").write_text(json.dumps(config | changed))
     with pytest.raises(_core.InvalidError, match=message):
         plan_of(new_run(model=f"{{huggingface: {tmp_path}}}"))
+
+
+@pytest.mark.parametrize(
+    ("family", "strategy", "message"),
+    [
+        ("gpt2", "{tp: 2}", "`tp` and a model of type `gpt2`: Transformers has no plan"),
+        ("gpt2", "{pp: 2}", "`pp` and a model of type `gpt2`: Transformers has no plan"),
+        ("gemma3_text", "{pp: 2}", "`pp: 2` and a model whose head is its embedding"),
+        ("llama", "{tp: 4}", "`tp` 4 does not divide the model's 2 key heads"),
+        ("llama", "{pp: 4}", "`pp` 4 is above the model's 2 layers"),
+    ],
+)
+def test_parts_that_a_model_does_not_allow_are_refused(
+    family: str, strategy: str, message: str, folders: Path, new_run: Callable[..., Run]
+) -> None:
+    model = f"{{huggingface: {folders / family}}}"
+    with pytest.raises(_core.InvalidError, match=message):
+        plan_of(new_run(model=model, workers=4, strategy=strategy))
+
+
+@pytest.mark.parametrize("family", list(OF_ITS_OWN))
+def test_a_folder_s_parameters_are_counted_exactly(family: str, folders: Path) -> None:
+    config = json.loads((folders / family / "config.json").read_text())
+    biased = {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": not config["tie_word_embeddings"]}
+    for said in (config, config | biased, config | {"n_inner": 48, "num_key_value_heads": 1}):
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**said))
+        shape = json.loads(_core.huggingface_shape(json.dumps(said)))
+        setting = {"layout": {"kind": "ddp"}, "world": 1, "sequence_length": SEQUENCE, "micro_batch": 1}
+        memory = _core.plan_memory(json.dumps({"model": shape, "setting": setting | {"precision": "fp32"}}))
+        assert json.loads(memory)["parameters"] == sum(parameter.numel() for parameter in model.parameters())
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from eagleray import _core
+from eagleray.train import huggingface
+from eagleray.train.context import Tensors
 from eagleray.train.model import Llama, num_parameters, sample_losses
 from eagleray.train.model_config import ModelConfig
 from eagleray.train.recompute import recompute
@@ -113,7 +116,7 @@ def test_parameters_are_counted_exactly(shape: str) -> None:
 class Alive(TorchDispatchMode):
     """Notes every storage that an operation makes, and tells which of them live on."""
 
-    def __init__(self, model: Llama) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
         self.made: dict[StorageWeakRef, int] = {}
@@ -147,6 +150,45 @@ def test_what_lives_after_the_forward_pass_is_what_each_recomputation_keeps(shap
     assert loss.requires_grad
     terms = at(planned(SHAPES[shape], {"kind": "ddp"}, 1, recompute=kind), "loss")
     near(terms["activations"] + terms["logits"], held)
+
+
+FOLDERS: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "qwen3": {"head_dim": 48},
+    "mistral": {"sliding_window": 60},
+    "gemma3_text": {"head_dim": 48},
+    "gpt2": {
+        "n_embd": 192,
+        "n_layer": 4,
+        "n_head": 6,
+        "n_positions": 128,
+        "attn_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "resid_pdrop": 0.0,
+    },
+}
+
+
+@pytest.mark.parametrize("family", list(FOLDERS))
+def test_what_a_model_of_transformers_keeps_is_what_its_config_says(family: str) -> None:
+    sizes = {name: size for name, size in SHAPES["grouped and tied"].items() if not name.startswith(("num", "tie"))}
+    layers = {"num_hidden_layers": 4, "num_attention_heads": 6, "num_key_value_heads": 2}
+    said = {"vocab_size": 512} if family == "gpt2" else sizes | layers | {"max_position_embeddings": 128}
+    config = AutoConfig.for_model(family, **said | FOLDERS[family], bos_token_id=0, eos_token_id=0, pad_token_id=0)
+    shape = json.loads(_core.huggingface_shape(config.to_json_string(use_diff=False)))
+    tokens, labels = (torch.randint(0, 512, (2, 128)) for _ in range(2))
+    # Two documents a sample: what keeps them apart is a tensor too.
+    positions = torch.cat((torch.arange(60), torch.arange(68))).expand(2, -1)
+    batch = Tensors(tokens=tokens, labels=labels, position_ids=positions, counted=labels.numel(), empty=False)
+    for kind in ("none", "selective", "full"):
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
+        recompute(huggingface.layers(model), kind)
+        with Alive(model) as alive:
+            loss = sample_losses(huggingface.logits(model, batch), labels).sum()
+            held = alive.bytes()
+        assert loss.requires_grad
+        terms = at(planned(shape, {"kind": "ddp"}, 1, recompute=kind), "loss")
+        near(terms["activations"] + terms["logits"], held)
 
 
 def traced_on_a_gpu(model: dict[str, Any], parameters: torch.dtype) -> int:

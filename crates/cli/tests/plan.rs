@@ -80,6 +80,34 @@ fn a_spec_without_accelerators_is_shown_on_the_usual_ones() {
 }
 
 #[test]
+fn a_hugging_face_folder_is_what_its_config_says() {
+    let config = r#"{"model_type": "qwen3", "vocab_size": 151936, "hidden_size": 4096, "intermediate_size": 12288,
+        "num_hidden_layers": 36, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128}"#;
+    let folder = spec(&[("preset: llama-8b", "huggingface: qwen")]);
+    let path = folder.path().join("run.yaml");
+    let path = path.to_str().unwrap();
+    // Where the folder is not there the rule stands; memory cannot be told.
+    assert_eq!(json(&["check", path, "--format", "json"])["auto"], Value::Null);
+    let refused = shown(folder.path(), &["plan", "--memory", "run.yaml"]);
+    assert!(refused.contains("config.json` is not there"), "{refused}");
+    std::fs::create_dir(folder.path().join("qwen")).unwrap();
+    std::fs::write(folder.path().join("qwen/config.json"), config).unwrap();
+    let table = &json(&["plan", "--memory", path, "--format", "json"])["memory"][0];
+    // Qwen3-8B, as published.
+    assert_eq!(table["parameters"], 8_190_735_360_u64);
+    let auto = &table["auto"];
+    assert_eq!(
+        (&auto["chosen"]["strategy"], &auto["rejected"][0]["strategy"]),
+        (&"fsdp2".into(), &"ddp".into())
+    );
+    let gpt2 = r#"{"model_type": "gpt2", "vocab_size": 50257, "n_embd": 768, "n_layer": 12, "n_head": 12,
+        "n_positions": 4096, "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}"#;
+    std::fs::write(folder.path().join("qwen/config.json"), gpt2).unwrap();
+    let refused = shown(folder.path(), &["plan", "--memory", "run.yaml", "--set", "train.strategy={tp: 2}"]);
+    assert!(refused.contains("has no plan of its parts"), "{refused}");
+}
+
+#[test]
 fn auto_that_finds_nothing_is_refused_at_its_place() {
     let folder = spec(&[("llama-8b", "llama-70b"), ("p5.48xlarge", "g5.48xlarge")]);
     insta::assert_snapshot!("auto_refused", shown(folder.path(), &["check", "run.yaml"]));

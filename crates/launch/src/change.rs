@@ -46,7 +46,13 @@ impl Change {
 
     /// As lines of text.
     pub fn text(&self) -> String {
-        let mark = if self.new { '+' } else if self.is_empty() { '=' } else { '~' };
+        let mark = if self.new {
+            '+'
+        } else if self.is_empty() {
+            '='
+        } else {
+            '~'
+        };
         let mut text = format!("{mark} {} {}\n", self.kind, self.name);
         for field in &self.fields {
             text.push_str(&format!("    {}: {} → {}\n", field.path, shown(&field.old), shown(&field.new)));

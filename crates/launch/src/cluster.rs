@@ -7,10 +7,10 @@ use std::time::Duration;
 use eagleray_base::{Error, Kind, Result};
 use eagleray_store::runtime;
 use k8s_openapi::api::core::v1::Pod;
+use kube::Client;
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, LogParams, Patch, PatchParams};
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use kube::core::Status;
-use kube::Client;
 use serde_json::Value;
 
 use crate::resource::{POD, Resource};
@@ -92,7 +92,8 @@ impl Cluster {
         })?;
         let name = object["metadata"]["name"].as_str().unwrap_or_default();
         let api = self.api(resource, object["metadata"]["namespace"].as_str());
-        let parameters = PatchParams { dry_run: how.dry_run, force: how.force, ..PatchParams::apply(FIELD_MANAGER) };
+        let parameters =
+            PatchParams { dry_run: how.dry_run, force: how.force, ..PatchParams::apply(FIELD_MANAGER) };
         let patch = Patch::Apply(object);
         self.ask(resource, name, || api.patch(name, &parameters, &patch)).map(value)
     }
@@ -101,9 +102,16 @@ impl Cluster {
     ///
     /// # Errors
     /// As [`Self::apply`]; `NotFound`.
-    pub fn merge(&self, resource: Resource, namespace: Option<&str>, name: &str, change: &Value) -> Result<Value> {
+    pub fn merge(
+        &self,
+        resource: Resource,
+        namespace: Option<&str>,
+        name: &str,
+        change: &Value,
+    ) -> Result<Value> {
         let api = self.api(resource, namespace);
-        let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        let parameters =
+            PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
         let patch = Patch::Merge(change);
         self.ask(resource, name, || api.patch(name, &parameters, &patch)).map(value)
     }
@@ -133,11 +141,21 @@ impl Cluster {
     ///
     /// # Errors
     /// As [`Self::get`].
-    pub fn list_by_fields(&self, resource: Resource, namespace: Option<&str>, fields: &str) -> Result<Vec<Value>> {
+    pub fn list_by_fields(
+        &self,
+        resource: Resource,
+        namespace: Option<&str>,
+        fields: &str,
+    ) -> Result<Vec<Value>> {
         self.select(resource, namespace, &ListParams::default().fields(fields))
     }
 
-    fn select(&self, resource: Resource, namespace: Option<&str>, parameters: &ListParams) -> Result<Vec<Value>> {
+    fn select(
+        &self,
+        resource: Resource,
+        namespace: Option<&str>,
+        parameters: &ListParams,
+    ) -> Result<Vec<Value>> {
         let api = self.api(resource, namespace);
         let (mut found, mut page) = (Vec::new(), parameters.clone().limit(PAGE));
         loop {
@@ -170,8 +188,11 @@ impl Cluster {
     /// `NotFound` where there is no such pod, `Invalid` where the container has not started.
     pub fn log(&self, namespace: &str, pod: &str, container: Option<&str>, lines: i64) -> Result<String> {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
-        let parameters =
-            LogParams { container: container.map(str::to_owned), tail_lines: Some(lines), ..LogParams::default() };
+        let parameters = LogParams {
+            container: container.map(str::to_owned),
+            tail_lines: Some(lines),
+            ..LogParams::default()
+        };
         self.ask(POD, pod, || api.logs(pod, &parameters))
     }
 
@@ -204,7 +225,8 @@ impl Cluster {
                     Ok(Some(text)) => line(&text)?,
                     Ok(None) => return Ok(()),
                     Err(error) => {
-                        return Err(Error::unavailable(format!("the output of pod `{pod}` broke off")).with_source(error));
+                        return Err(Error::unavailable(format!("the output of pod `{pod}` broke off"))
+                            .with_source(error));
                     }
                 }
             }
@@ -263,7 +285,8 @@ impl Cluster {
     where
         F: Future<Output = kube::Result<T>>,
     {
-        let what = if name.is_empty() { resource.plural.to_owned() } else { format!("{} `{name}`", resource.kind) };
+        let what =
+            if name.is_empty() { resource.plural.to_owned() } else { format!("{} `{name}`", resource.kind) };
         self.ask_as(&what, Some(resource), request)
     }
 
@@ -300,7 +323,8 @@ impl Cluster {
 
 const HINT_CONFIG: &str =
     "`aws eks update-kubeconfig --name CLUSTER` writes one; `--kubeconfig` and `--context` choose another";
-const HINT_CREDENTIALS: &str = "`aws sts get-caller-identity` says who this is; `aws sso login` renews a session";
+const HINT_CREDENTIALS: &str =
+    "`aws sts get-caller-identity` says who this is; `aws sso login` renews a session";
 
 async fn config(connection: &Connection) -> Result<Config> {
     let options = KubeConfigOptions { context: connection.context.clone(), ..KubeConfigOptions::default() };
@@ -308,7 +332,8 @@ async fn config(connection: &Connection) -> Result<Config> {
         Error::invalid(format!("no cluster to talk to: {error}")).with_hint(HINT_CONFIG)
     };
     if let Some(path) = &connection.kubeconfig {
-        let file = Kubeconfig::read_from(path).map_err(|error| unusable(&error).at(format!("`{}`", path.display())))?;
+        let file = Kubeconfig::read_from(path)
+            .map_err(|error| unusable(&error).at(format!("`{}`", path.display())))?;
         return Config::from_custom_kubeconfig(file, &options).await.map_err(|error| unusable(&error));
     }
     if connection.context.is_some() {
@@ -338,7 +363,8 @@ fn refused(what: &str, resource: Option<Resource>, status: &Status) -> Error {
             })
         }
         404 => Error::not_found(format!("{what}: {said}")),
-        401 => Error::invalid(format!("{what}: the API server does not know who asks")).with_hint(HINT_CREDENTIALS),
+        401 => Error::invalid(format!("{what}: the API server does not know who asks"))
+            .with_hint(HINT_CREDENTIALS),
         403 => Error::invalid(format!("{what}: {said}"))
             .with_hint("`eagleray doctor` lists the rights that are missing, with a Role that gives them"),
         409 => Error::conflict(format!("{what}: {said}")),

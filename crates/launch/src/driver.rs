@@ -30,7 +30,9 @@ pub fn output(cluster: &Cluster, launch: &Launch) -> Result<String> {
             .with_hint("`eagleray report STORE` tells what happened in the run")
     })?;
     let token = token(cluster, namespace, &ray)?;
-    let service = ray["status"]["head"]["serviceName"].as_str().map_or_else(|| format!("{}-head-svc", launch.cluster), str::to_owned);
+    let service = ray["status"]["head"]["serviceName"]
+        .as_str()
+        .map_or_else(|| format!("{}-head-svc", launch.cluster), str::to_owned);
     let path = format!(
         "/api/v1/namespaces/{namespace}/services/{service}:{DASHBOARD_PORT}/proxy/api/jobs/{name}/logs"
     );

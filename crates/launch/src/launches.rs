@@ -153,7 +153,10 @@ mod tests {
 
     #[test]
     fn a_launch_is_read_from_its_ray_job() {
-        let text = job("solar-12-build", &json!({"jobDeploymentStatus": "Running", "rayClusterName": "solar-12-build-x"}));
+        let text = job(
+            "solar-12-build",
+            &json!({"jobDeploymentStatus": "Running", "rayClusterName": "solar-12-build-x"}),
+        );
         let launch = Launch::of(&text).unwrap();
         assert_eq!((launch.number, launch.builds, launch.phase), (12, true, Phase::Running));
         assert_eq!(launch.cluster, "solar-12-build-x");

@@ -83,7 +83,11 @@ impl Resource {
 
     /// `ray.io/v1`.
     pub fn api_version(&self) -> String {
-        if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) }
+        if self.group.is_empty() {
+            self.version.to_owned()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
     }
 
     pub(crate) fn api(&self) -> ApiResource {
@@ -99,7 +103,9 @@ impl Resource {
     /// The product that brings this kind to a cluster, where Kubernetes does not.
     pub(crate) fn brought_by(&self) -> Option<&'static str> {
         match self.group {
-            "ray.io" => Some("KubeRay (`helm install kuberay-operator kuberay/kuberay-operator --version 1.6.2`)"),
+            "ray.io" => {
+                Some("KubeRay (`helm install kuberay-operator kuberay/kuberay-operator --version 1.6.2`)")
+            }
             "karpenter.sh" | "karpenter.k8s.aws" => Some("Karpenter, or EKS Auto Mode"),
             "kueue.x-k8s.io" => Some("Kueue"),
             _ => None,

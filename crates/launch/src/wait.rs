@@ -66,7 +66,11 @@ pub fn until_gone(cluster: &Cluster, namespace: &str, name: &str, deadline: Inst
         }
         for resource in [RAY_CLUSTER, POD] {
             for object in cluster.list(resource, Some(namespace), &format!("{LAUNCH_LABEL}={name}"))? {
-                left.push(format!("{} `{}`", resource.kind, object["metadata"]["name"].as_str().unwrap_or("?")));
+                left.push(format!(
+                    "{} `{}`",
+                    resource.kind,
+                    object["metadata"]["name"].as_str().unwrap_or("?")
+                ));
             }
         }
         if left.is_empty() {

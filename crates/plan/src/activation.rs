@@ -7,7 +7,7 @@
 use eagleray_spec::types::{Precision, Recompute};
 
 use crate::setting::{Axes, Device, Layout, Setting};
-use crate::shape::Shape;
+use crate::shape::{Shape, Traits};
 
 /// Statistics of norms and of attention, rotary positions and losses are fp32 whatever the precision.
 const FP32: f64 = 4.0;
@@ -44,7 +44,7 @@ impl PerToken {
         Self {
             layer,
             working: (whole - layer).max(0.0) + sizes.gradients(),
-            first: TOKEN_ID + 2.0 * FP32 * shape.head_dim() as f64,
+            first: TOKEN_ID + sizes.positions(shape.head_dim()) + sizes.mask,
             last: TOKEN_ID + sizes.norm() + sizes.c * sizes.h,
             logits: FP32 * sizes.v / sizes.tp,
             loss: 2.0 * FP32 * sizes.v / sizes.tp,
@@ -65,6 +65,10 @@ struct Sizes {
     tp: f64,
     autocast: bool,
     cpu: bool,
+    kv_heads: f64,
+    /// Bytes of a token's row of the mask between documents: none in the built-in model.
+    mask: f64,
+    traits: Traits,
 }
 
 impl Sizes {
@@ -88,13 +92,39 @@ impl Sizes {
             tp: axes.tp as f64,
             autocast,
             cpu: setting.device == Device::Cpu,
+            kv_heads: shape.num_kv_heads as f64,
+            mask: if shape.traits.transformers { f64::from(setting.sequence_length) } else { 0.0 },
+            traits: shape.traits,
         }
     }
 
-    /// A norm: its input and one statistic, `(rh + 4) ÷ tp`; on the CPU its normalised input too.
+    /// A norm: its input and one statistic, `(rh + 4) ÷ tp`; on the CPU its normalised input too. Transformers norms
+    /// in steps: the input in fp32 and the normalised input, `(4h + rh + 4) ÷ tp`, of Gemma both in fp32.
     fn norm(&self) -> f64 {
+        if self.in_steps() {
+            return (self.stepwise(self.h) + FP32) / self.tp;
+        }
+        if self.traits.norm_biases {
+            // One kernel on the CPU too, with two statistics.
+            return (self.r * self.h + 2.0 * FP32) / self.tp;
+        }
         let normalised = if self.cpu { self.r * self.h } else { 0.0 };
         (self.r * self.h + normalised + FP32) / self.tp
+    }
+
+    /// Rotary positions in fp32, or the id of one that is learned.
+    fn positions(&self, head_dim: u64) -> f64 {
+        if self.traits.positions > 0 { TOKEN_ID } else { 2.0 * FP32 * head_dim as f64 }
+    }
+
+    fn in_steps(&self) -> bool {
+        self.traits.transformers && !self.traits.norm_biases
+    }
+
+    /// What norms in steps keep of their inputs.
+    fn stepwise(&self, width: f64) -> f64 {
+        let gemma = self.traits.more_norms > 0;
+        (FP32 + if gemma { FP32 } else { self.r }) * width
     }
 
     /// What both norms give, `2ch`: whole on every part of a tensor, gathered for the products that keep it.
@@ -103,15 +133,30 @@ impl Sizes {
         (if self.autocast { 5.0 } else { 2.0 }) * self.c * self.h
     }
 
-    /// Nothing computed again: `2(rh + 4)/tp + 2ch + (c(2q + 2k + 4f) + 4a)/tp`.
+    /// Nothing computed again: `2(rh + 4)/tp + 2ch + (c(2q + 2k + 4f) + 4a)/tp`. Of Transformers keys and values as
+    /// wide as queries, a row of the mask in each layer (`cs`), five wide tensors where there is no gate, and what norms
+    /// of queries and keys keep.
     fn none(&self) -> f64 {
-        let inner = self.c * (2.0 * self.q + 2.0 * self.k + 4.0 * self.f) + FP32 * self.a;
-        2.0 * self.norm() + self.normalised() + inner / self.tp
+        let keys = if self.traits.transformers { self.q } else { self.k };
+        let wide = if self.traits.ungated { 5.0 } else { 4.0 };
+        let inner = self.c * (2.0 * self.q + 2.0 * keys + wide * self.f) + FP32 * self.a;
+        let of_heads = if self.traits.query_norms {
+            self.stepwise(self.q + self.k) + FP32 * (self.a + self.kv_heads)
+        } else {
+            0.0
+        };
+        let norms = (2 + self.traits.more_norms) as f64 * self.norm();
+        norms + self.normalised() + (inner + of_heads) / self.tp + self.c * self.mask
     }
 
     /// The layer's input, what attention gives, and every second matrix product: queries, values, the
     /// gate, the way down: `rh/tp + (c(2q + k + f) + 4a)/tp + ch`.
+    ///
+    /// Products of GPT-2 add as they multiply, and are none of those: `rh/tp + (cq + 4a)/tp`.
     fn selective(&self) -> f64 {
+        if self.traits.ungated {
+            return (self.r * self.h + self.c * self.q + FP32 * self.a) / self.tp;
+        }
         let inner = self.c * (2.0 * self.q + self.k + self.f) + FP32 * self.a;
         (self.r * self.h + inner) / self.tp + self.c * self.h
     }

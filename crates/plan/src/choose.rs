@@ -135,7 +135,7 @@ fn candidates(shape: &Shape, setting: &Setting, workers: Count, node: Node) -> V
     for pp in doubles(config.num_layers) {
         for tp in tensor_parts.iter().copied() {
             let group = u64::from(pp) * u64::from(tp);
-            if group == 1 || !world.is_multiple_of(group) {
+            if group == 1 || !world.is_multiple_of(group) || !shape.can_be_split() {
                 continue;
             }
             let dp_shard = u32::try_from(world / group).unwrap_or(u32::MAX);

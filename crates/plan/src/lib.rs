@@ -37,7 +37,8 @@
 //!
 //! Map: [`Shape`] parameters of a model and of parts of it · [`Setting`] what memory depends on ·
 //! `activation` bytes of a token · [`memory`] all terms · [`accelerator`] GPUs and instances ·
-//! [`choose`] what `auto` stands for · [`Situation`] all that out of a run's spec · [`Instance`], [`Head`] what
+//! [`choose`] what `auto` stands for · [`huggingface`] the shape that a `config.json` describes ·
+//! [`Situation`] all that out of a run's spec · [`Instance`], [`Head`] what
 //! nodes offer · [`prices`] what they cost · [`outlook`] what a run will need, take and cost.
 
 pub mod accelerator;
@@ -45,6 +46,7 @@ mod activation;
 mod band;
 mod choose;
 mod head;
+pub mod huggingface;
 mod instance;
 mod memory;
 pub mod outlook;
@@ -66,8 +68,8 @@ pub use instance::Instance;
 pub use memory::{Memory, Moment, Term, Usage, memory};
 pub use outlook::needs_build;
 pub use setting::{Device, Layout, Setting};
-pub use shape::{Part, Shape};
-pub use situation::{Planned, Situation, resolve};
+pub use shape::{Part, Shape, Traits};
+pub use situation::{Planned, Situation, resolve, resolve_reading};
 
 #[derive(Deserialize)]
 struct Request {

@@ -7,6 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::shape::Shape;
 
+/// What runs a model of which there is no plan of parts.
+pub(crate) const WHOLE_ONLY: &str =
+    "there are `ddp`, `fsdp2`, `zero3`, and meshes of `dp_replicate` and `dp_shard`";
+
 /// How a model lies on its workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -147,6 +151,11 @@ impl Setting {
         }
         let Layout::Mesh(mesh) = self.layout else { return Ok(()) };
         let workers = eagleray_spec::types::values::Count::exactly(self.world);
+        if (mesh.pp > 1 || mesh.tp > 1) && !shape.can_be_split() {
+            return Err(
+                Error::invalid("a model of type `gpt2` has no plan of its parts").with_hint(WHOLE_ONLY)
+            );
+        }
         let config = shape.config();
         let length = Some(self.sequence_length);
         let flow = eagleray_spec::mesh::Flow {

@@ -26,6 +26,38 @@ pub struct Shape {
     /// Whether the output shares its weights with the embedding.
     #[serde(default)]
     pub tie_embeddings: bool,
+    /// What it has otherwise than a Llama.
+    #[serde(default, skip_serializing_if = "Traits::are_none")]
+    pub traits: Traits,
+}
+
+/// What a model of Hugging Face has otherwise than the built-in Llama; what is left out is as there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is there or not, whatever the others are")]
+pub struct Traits {
+    /// Whether Transformers computes it: norms in steps, and a mask between the documents of a sample.
+    pub transformers: bool,
+    /// The width of an attention head, where it is not what all heads have of the width of a layer.
+    pub head_dim: Option<u64>,
+    /// Whether the feed-forward part is two matrices without a gate.
+    pub ungated: bool,
+    /// Whether queries and keys are normed, head by head.
+    pub query_norms: bool,
+    /// The norms of a layer beyond two.
+    pub more_norms: u64,
+    /// Whether norms have biases.
+    pub norm_biases: bool,
+    /// The numbers in the biases of a layer's matrices.
+    pub layer_biases: u64,
+    /// The positions that are learned, each as wide as a layer.
+    pub positions: u64,
+}
+
+impl Traits {
+    fn are_none(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What of a model one device computes with, before parameters are sharded.
@@ -80,6 +112,7 @@ impl Shape {
             num_heads: config.num_heads.into(),
             num_kv_heads: config.num_kv_heads.unwrap_or(config.num_heads).into(),
             tie_embeddings: config.tie_embeddings,
+            traits: Traits::default(),
         }
     }
 
@@ -95,6 +128,7 @@ impl Shape {
             ("num_layers", self.num_layers),
             ("num_heads", self.num_heads),
             ("num_kv_heads", self.num_kv_heads),
+            ("head_dim", self.traits.head_dim.unwrap_or(1)),
         ];
         match sizes.into_iter().find(|(_, size)| !(1..=SIZE_MAX).contains(size)) {
             Some((name, size)) => {
@@ -120,9 +154,14 @@ impl Shape {
         }
     }
 
+    /// Whether its tensors and layers can be dealt out: not those of GPT-2, of which Transformers has no plan.
+    pub(crate) fn can_be_split(&self) -> bool {
+        !self.traits.ungated
+    }
+
     /// The width of one attention head.
     pub fn head_dim(&self) -> u64 {
-        self.hidden_size / self.num_heads.max(1)
+        self.traits.head_dim.unwrap_or(self.hidden_size / self.num_heads.max(1))
     }
 
     /// The width of all query heads: `heads × head_dim`.
@@ -135,15 +174,24 @@ impl Shape {
         self.num_kv_heads * self.head_dim()
     }
 
-    /// The weights of a layer's seven matrices: `h(2q + 2k) + 3hf`.
+    /// The weights of a layer's seven matrices: `h(2q + 2k) + 3hf`; `2hf` without a gate.
     pub fn layer_matrices(&self) -> u128 {
         let h = u128::from(self.hidden_size);
-        h * u128::from(2 * self.query_size() + 2 * self.kv_size() + 3 * self.intermediate_size)
+        let inner = if self.traits.ungated { 2 } else { 3 };
+        h * u128::from(2 * self.query_size() + 2 * self.kv_size() + inner * self.intermediate_size)
     }
 
-    /// A layer with its two norms: `layer_matrices ÷ tp + 2h`.
+    /// The numbers of one norm over the width of a layer.
+    fn norm(&self) -> u128 {
+        u128::from(self.hidden_size) * if self.traits.norm_biases { 2 } else { 1 }
+    }
+
+    /// A layer with its two norms: `layer_matrices ÷ tp + 2h`, and whatever else has no second dim.
     pub fn layer(&self, tp: u64) -> u128 {
-        self.layer_matrices().div_ceil(tp.into()) + 2 * u128::from(self.hidden_size)
+        let Traits { query_norms, more_norms, layer_biases, .. } = self.traits;
+        let of_heads = if query_norms { 2 * u128::from(self.head_dim()) } else { 0 };
+        let norms = u128::from(2 + more_norms) * self.norm();
+        self.layer_matrices().div_ceil(tp.into()) + norms + of_heads + u128::from(layer_biases)
     }
 
     /// The embedding, or the head: `Vh ÷ tp`.
@@ -155,8 +203,9 @@ impl Shape {
     pub fn root(&self, part: &Part) -> u128 {
         let shared = self.tie_embeddings && part.embedding && part.head;
         let matrices = u128::from(part.embedding) + u128::from(part.head) - u128::from(shared);
-        let norm = if part.head { self.hidden_size } else { 0 };
-        matrices * self.embedding(part.tp) + u128::from(norm)
+        let norm = if part.head { self.norm() } else { 0 };
+        let learned = if part.embedding { self.traits.positions } else { 0 };
+        matrices * self.embedding(part.tp) + norm + u128::from(learned) * u128::from(self.hidden_size)
     }
 
     /// The weights of all matrices that multiply: not the embedding, unless the head shares it.

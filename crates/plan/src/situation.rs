@@ -6,9 +6,11 @@ use eagleray_base::{Error, Result};
 use eagleray_spec::types::{Count, RunSpec};
 use eagleray_spec::{Problems, Resolved, Source, resolved};
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::accelerator::{Node, instance};
 use crate::choose::{Choice, choose};
+use crate::huggingface;
 use crate::setting::{Device, Layout, Setting};
 use crate::shape::Shape;
 
@@ -29,11 +31,22 @@ impl Situation {
     /// The situation of a resolved run.
     ///
     /// # Errors
-    /// `Invalid` where the run does not say what its memory depends on: its own code, a Hugging Face folder.
+    /// `Invalid` where the run does not say what its memory depends on: its own code, a Hugging Face folder
+    /// that was not read; and of adapters.
     pub fn of(resolved: &Resolved) -> Result<Self> {
         let spec = &resolved.spec;
-        let Some(resolved::Model::Llama { config, .. }) = &spec.model else {
-            return Err(Error::invalid("the memory of a model needs its shape: a `preset` or a `config`"));
+        let shape = match &spec.model {
+            Some(resolved::Model::Llama { config, .. }) => Shape::new(config, None),
+            Some(resolved::Model::Huggingface { lora: Some(_), .. }) => {
+                return Err(Error::invalid("the memory of `model.lora` is not known to this build")
+                    .with_hint("without `lora` the same command shows what training the whole model needs"));
+            }
+            Some(resolved::Model::Huggingface { config: Some(config), .. }) => huggingface::shape(config)?,
+            _ => {
+                return Err(Error::invalid(
+                    "the memory of a model needs its shape: a `preset`, a `config` or a `huggingface` folder",
+                ));
+            }
         };
         let Some(data) = &spec.data else {
             return Err(Error::invalid("the memory of a run needs the length of its samples")
@@ -45,7 +58,7 @@ impl Situation {
         let groups = spec.cluster.eks.as_ref().and_then(|eks| eks["groups"].as_array());
         let instances = groups.into_iter().flatten().filter_map(|group| group["instance"].as_str());
         Ok(Self {
-            shape: Shape::new(config, None),
+            shape,
             setting: Setting {
                 layout,
                 world: workers.min,
@@ -64,7 +77,7 @@ impl Situation {
     }
 
     /// The situation of a spec whose strategy is to be found; `None` where it does not say enough.
-    fn to_choose(spec: &RunSpec) -> Option<(Self, Node)> {
+    fn to_choose(spec: &RunSpec, read: impl Fn() -> Option<Value>) -> Option<(Self, Node)> {
         let groups = spec.cluster.eks.as_ref()?.groups.iter();
         let node = smallest(groups.map(|group| group.instance.as_str()))?;
         let setting = Setting {
@@ -79,7 +92,13 @@ impl Situation {
             offload: spec.train.offload,
             device: Device::Gpu,
         };
-        let shape = Shape::new(&spec.model.as_ref()?.shape()?, None);
+        let model = spec.model.as_ref()?;
+        let shape = match model.shape() {
+            Some(config) => Shape::new(&config, None),
+            // Adapters need far less than the model does.
+            None if model.lora.is_some() => return None,
+            None => huggingface::shape(&read()?).ok()?,
+        };
         Some((Self { shape, setting, workers: spec.cluster.workers, node: Some(node) }, node))
     }
 }
@@ -109,9 +128,20 @@ pub struct Planned {
 /// # Errors
 /// Everything that is wrong with it, each with its place; that nothing fits is wrong too.
 pub fn resolve(source: &Source<'_>) -> Result<Planned, Problems> {
+    resolve_reading(source, &|_| None)
+}
+
+/// As [`resolve`], where `read` gives the `config.json` of a Hugging Face folder, or `None` where it cannot.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn resolve_reading(
+    source: &Source<'_>,
+    read: &dyn Fn(&str) -> Option<Value>,
+) -> Result<Planned, Problems> {
     let choice = RefCell::new(None);
-    let resolved = eagleray_spec::resolve_with(source, &|spec| {
-        let (situation, node) = Situation::to_choose(spec)?;
+    let resolved = eagleray_spec::resolve_with(source, &|spec, folder| {
+        let (situation, node) = Situation::to_choose(spec, || read(folder?))?;
         let found = choose(&situation.shape, &situation.setting, situation.workers, node);
         Some(found.map(|found| choice.borrow_mut().insert(found).chosen.strategy.strategy()))
     })?;

@@ -7,7 +7,7 @@ use eagleray_spec::types::{Count, Offload, Pipeline, Precision, model};
 use proptest::prelude::*;
 
 use crate::accelerator::{accelerator, instance};
-use crate::{Device, Layout, Moment, Part, Recompute, Setting, Shape, Term, choose, fewest, memory};
+use crate::{Device, Layout, Moment, Part, Recompute, Setting, Shape, Term, Traits, choose, fewest, memory};
 
 fn preset(name: &str, vocab_size: u32) -> Shape {
     Shape::new(&model::preset(name).unwrap(), Some(vocab_size))
@@ -72,7 +72,8 @@ fn the_stages_before_it_have_whole_parameters() {
     let parameters = shape.parameters() as f64;
     let state = |layout| {
         let usage = memory(&shape, &setting(layout, 16)).unwrap().peak;
-        [Term::Parameters, Term::Gradients, Term::Optimizer].iter().map(|t| usage.term(*t)).sum::<u64>() as f64
+        [Term::Parameters, Term::Gradients, Term::Optimizer].iter().map(|t| usage.term(*t)).sum::<u64>()
+            as f64
     };
     near(state(Layout::Zero2), 2.0 * parameters + 16.0 * parameters / 16.0, 1e-6);
     near(state(Layout::Zero1), 6.0 * parameters + 12.0 * parameters / 16.0, 1e-6);
@@ -92,6 +93,7 @@ fn activations_agree_with_korthikanti_where_the_models_do() {
         num_heads: 32,
         num_kv_heads: 32,
         tie_embeddings: false,
+        traits: Traits::default(),
     };
     let one = Setting { sequence_length: 2048, ..setting(Layout::Fsdp2, 64) };
     let kept = |shape: &Shape| memory(shape, &one).unwrap().moments[0].term(Term::Activations) as f64;
@@ -287,6 +289,7 @@ fn numbers_beyond_all_devices_saturate_and_do_not_panic() {
         num_heads: 1,
         num_kv_heads: 1,
         tie_embeddings: false,
+        traits: Traits::default(),
     };
     let most = Setting { sequence_length: u32::MAX, micro_batch: u32::MAX, ..setting(Layout::Ddp, u32::MAX) };
     assert_eq!(memory(&shape, &most).unwrap().peak.bytes, u64::MAX);
@@ -303,6 +306,7 @@ fn shapes() -> impl Strategy<Value = Shape> {
             num_heads: heads << doublings,
             num_kv_heads: heads,
             tie_embeddings,
+            traits: Traits::default(),
         },
     )
 }

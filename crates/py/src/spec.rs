@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use eagleray_base::{Error, Result};
+use eagleray_run::huggingface;
 use eagleray_spec::{Problems, Purpose, Resolved, Source};
 use pyo3::prelude::*;
 
@@ -55,7 +56,9 @@ fn resolve(path: &str, overrides: &[String]) -> Result<String> {
     let base = absolute.parent().unwrap_or(Path::new("/"));
     let environment = |name: &str| std::env::var(name).ok();
     let source = Source { name: path, text: &text, base, overrides, environment: &environment };
-    Ok(eagleray_plan::resolve(&source).map_err(Problems::into_error)?.resolved.to_json())
+    let folder = |path: &str| huggingface::read(path).ok().map(|model| model.config);
+    let planned = eagleray_plan::resolve_reading(&source, &folder).map_err(Problems::into_error)?;
+    Ok(planned.resolved.to_json())
 }
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {

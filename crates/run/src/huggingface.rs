@@ -1,12 +1,10 @@
 //! A Hugging Face folder: what its `config.json` says of the model, as far as training must know it.
 
 use eagleray_base::{Error, Result};
+use eagleray_plan::{Part, huggingface};
 use eagleray_store::Store;
 use serde::Serialize;
 use serde_json::Value;
-
-/// The families (`model_type`) that are proved; others are refused by name.
-pub const FAMILIES: [&str; 5] = ["llama", "qwen3", "mistral", "gemma3_text", "gpt2"];
 
 /// Probabilities of dropout by any of their names: where one is above zero, losses would depend on the world.
 const DROPOUTS: [&str; 5] =
@@ -15,7 +13,7 @@ const DROPOUTS: [&str; 5] =
 /// A model of a Hugging Face folder.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct HuggingfaceModel {
-    /// Its `model_type`, one of [`FAMILIES`].
+    /// Its `model_type`, one of [`huggingface::FAMILIES`].
     pub family: String,
     /// `config.json`, as it is.
     pub config: Value,
@@ -53,13 +51,7 @@ pub fn read(location: &str) -> Result<HuggingfaceModel> {
 /// What a config says.
 fn described(config: Value) -> Result<HuggingfaceModel> {
     let family = config["model_type"].as_str().unwrap_or_default().to_owned();
-    if !FAMILIES.contains(&family.as_str()) {
-        return Err(Error::invalid(format!(
-            "models of type `{family}` are not available in this build; {} are",
-            FAMILIES.join(", ")
-        ))
-        .with_hint("`train.function` and `train.script` train any model"));
-    }
+    huggingface::shape(&config)?;
     for name in DROPOUTS {
         if config[name].as_f64().is_some_and(|share| share > 0.0) {
             return Err(Error::invalid(format!(
@@ -80,62 +72,19 @@ fn described(config: Value) -> Result<HuggingfaceModel> {
             }
         }
     }
-    let sizes = if family == "gpt2" { gpt2(&config)? } else { llama_like(&config)? };
-    let vocab_size = number(&config, "vocab_size")?;
-    let weights = sizes.layer.checked_mul(sizes.layers).zip(vocab_size.checked_mul(sizes.hidden));
-    let weights = weights.and_then(|(layers, output)| layers.checked_add(output));
+    let shape = huggingface::shape(&config)?;
+    let whole = Part::whole(&shape);
+    let positions = if family == "gpt2" { "n_positions" } else { "max_position_embeddings" };
     Ok(HuggingfaceModel {
-        family,
-        vocab_size,
-        max_positions: sizes.max_positions,
-        weights: weights.ok_or_else(|| Error::invalid("its sizes are beyond reason"))?,
-        attention: sizes.layers.saturating_mul(sizes.attention),
+        vocab_size: shape.vocab_size,
+        max_positions: config[positions].as_u64(),
+        weights: u64::try_from(shape.multiplied(&whole))
+            .map_err(|_| Error::invalid("its sizes are beyond reason"))?,
+        attention: shape.num_layers.saturating_mul(shape.query_size()),
         files: Vec::new(),
+        family,
         config,
     })
-}
-
-/// Sizes of a model: `layer` counts the weights of one, `attention` is heads × width of a head.
-struct Sizes {
-    hidden: u64,
-    layers: u64,
-    layer: u64,
-    attention: u64,
-    max_positions: Option<u64>,
-}
-
-fn llama_like(config: &Value) -> Result<Sizes> {
-    let (hidden, inner) = (number(config, "hidden_size")?, number(config, "intermediate_size")?);
-    let (layers, heads) = (number(config, "num_hidden_layers")?, number(config, "num_attention_heads")?);
-    let keys = config["num_key_value_heads"].as_u64().unwrap_or(heads);
-    let width = config["head_dim"].as_u64().unwrap_or(hidden / heads);
-    let per_hidden =
-        2 * heads.saturating_mul(width) + 2 * keys.saturating_mul(width) + inner.saturating_mul(3);
-    Ok(Sizes {
-        hidden,
-        layers,
-        layer: hidden.saturating_mul(per_hidden),
-        attention: heads.saturating_mul(width),
-        max_positions: config["max_position_embeddings"].as_u64(),
-    })
-}
-
-fn gpt2(config: &Value) -> Result<Sizes> {
-    let (hidden, layers) = (number(config, "n_embd")?, number(config, "n_layer")?);
-    let inner = config["n_inner"].as_u64().unwrap_or(hidden.saturating_mul(4));
-    Ok(Sizes {
-        hidden,
-        layers,
-        layer: hidden.saturating_mul(hidden.saturating_mul(4) + inner.saturating_mul(2)),
-        attention: hidden,
-        max_positions: Some(number(config, "n_positions")?),
-    })
-}
-
-fn number(config: &Value, key: &str) -> Result<u64> {
-    // Above any model, and far enough below the largest integer for a few products.
-    let number = config[key].as_u64().filter(|number| (1..=1 << 30).contains(number));
-    number.ok_or_else(|| Error::invalid(format!("expected a size in `{key}`, found {}", config[key])))
 }
 
 /// The files with weights: one, or those that the index names.

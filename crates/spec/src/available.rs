@@ -156,7 +156,11 @@ impl Resolved {
             refused.push(format!("`train.strategy: {kind}` with `train.function` and without `data`"));
         }
         // Gradients are brought to scale once all labels of a step are counted, and DeepSpeed has them by then.
-        let chats = self.spec.data.as_ref().is_some_and(|data| data.sources.values().any(|text| !text["chat"].is_null()));
+        let chats = self
+            .spec
+            .data
+            .as_ref()
+            .is_some_and(|data| data.sources.values().any(|text| !text["chat"].is_null()));
         if train.function.is_some() && chats {
             refused.push(format!("`train.strategy: {kind}` with `train.function` and `chat`"));
         }
@@ -167,7 +171,9 @@ impl Resolved {
         if self.spec.model.is_some() {
             refused.push("`model` with `train.script`".into());
         }
-        if let Some(kind @ ("fsdp2" | "zero1" | "zero2" | "zero3" | "mesh")) = self.spec.train.strategy["kind"].as_str() {
+        if let Some(kind @ ("fsdp2" | "zero1" | "zero2" | "zero3" | "mesh")) =
+            self.spec.train.strategy["kind"].as_str()
+        {
             refused.push(format!("`train.strategy: {kind}` with `train.script`"));
         }
         let workers = &self.spec.cluster.workers;
@@ -187,12 +193,13 @@ impl Resolved {
         }
     }
 
-    /// Replicas and shards run; what splits layers or tensors knows the built-in model alone.
+    /// Which families can be split is seen when the folder is read; adapters never are.
     fn refuse_with_huggingface(&self, refused: &mut Vec<String>) {
         let strategy = &self.spec.train.strategy;
         for axis in ["pp", "tp"] {
-            if strategy[axis].as_u64().is_some_and(|parts| parts > 1) {
-                refused.push(format!("`train.strategy` with `{axis}` and `model.huggingface`"));
+            let parts = strategy[axis].as_u64().is_some_and(|parts| parts > 1);
+            if parts && matches!(&self.spec.model, Some(Model::Huggingface { lora: Some(_), .. })) {
+                refused.push(format!("`model.lora` with `{axis}` in `train.strategy`"));
             }
         }
         if self.spec.train.pipeline == Pipeline::Interleaved {

@@ -204,8 +204,10 @@ mod tests {
 
     #[test]
     fn what_a_stage_would_not_hear_is_refused() {
-        let parts = json!({"zero_optimization": {"stage3_max_live_parameters": 1, "round_robin_gradients": true}});
-        let unheard = |key: &str| format!("`{key}` of DeepSpeed's configuration is not available in this build");
+        let parts =
+            json!({"zero_optimization": {"stage3_max_live_parameters": 1, "round_robin_gradients": true}});
+        let unheard =
+            |key: &str| format!("`{key}` of DeepSpeed's configuration is not available in this build");
         assert_eq!(messages(&parts, 2), [unheard("stage3_max_live_parameters")]);
         assert_eq!(messages(&parts, 3), [unheard("round_robin_gradients")]);
     }

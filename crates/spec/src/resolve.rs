@@ -31,11 +31,12 @@ pub const VOCABULARY_GUESS: u32 = 128_256;
 /// # Errors
 /// Everything that is wrong with it, each with its place.
 pub fn resolve(source: &Source<'_>) -> Result<Resolved, Problems> {
-    resolve_with(source, &|_| None)
+    resolve_with(source, &|_, _| None)
 }
 
-/// Decides what `auto` stands for, or why nothing will do; `None` leaves it to the rule of this crate.
-pub type Strategist<'a> = &'a dyn Fn(&RunSpec) -> Option<Result<Strategy>>;
+/// Decides what `auto` stands for, or why nothing will do; `None` leaves it to the rule of this crate. It is told
+/// where the model's Hugging Face folder lies, if it has one.
+pub type Strategist<'a> = &'a dyn Fn(&RunSpec, Option<&str>) -> Option<Result<Strategy>>;
 
 /// As [`resolve`], where `strategist` is asked what `auto` stands for.
 ///
@@ -45,7 +46,8 @@ pub fn resolve_with(source: &Source<'_>, strategist: Strategist<'_>) -> Result<R
     let read = read::read(source)?;
     let mut problems = read.problems.clone();
     problems.extend(check::check(&read));
-    let mut resolver = Resolver { source, checks: Checks::new(&read), strategist: &|_| None };
+    let mut resolver =
+        Resolver { source, checks: Checks::new(&read), strategist: &|_, _| None, folder: None };
     if problems.is_empty() {
         // A spec that is wrong anyway would be judged by stand-ins.
         resolver.strategist = strategist;
@@ -72,6 +74,8 @@ struct Resolver<'a> {
     source: &'a Source<'a>,
     checks: Checks<'a>,
     strategist: Strategist<'a>,
+    /// The model's Hugging Face folder, once it was resolved.
+    folder: Option<String>,
 }
 
 impl Resolver<'_> {
@@ -183,6 +187,7 @@ impl Resolver<'_> {
     fn model(&mut self, spec: &Model) -> resolved::Model {
         if let Some(path) = &spec.huggingface {
             let path = self.location(&["model", "huggingface"], path);
+            self.folder = Some(path.clone());
             return resolved::Model::Huggingface { path, config: None, lora: spec.lora.as_ref().map(lora) };
         }
         let shape = spec.config.clone().or_else(|| model::preset(spec.preset.as_deref().unwrap_or_default()));
@@ -241,7 +246,7 @@ impl Resolver<'_> {
         if written != Strategy::Named(NamedStrategy::Auto) {
             return tagged_strategy(written);
         }
-        match (self.strategist)(spec) {
+        match (self.strategist)(spec, self.folder.as_deref()) {
             None => tagged_strategy(Strategy::Named(rule(spec))),
             Some(Ok(chosen)) => tagged_strategy(chosen),
             Some(Err(error)) => {

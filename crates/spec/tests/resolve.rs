@@ -169,7 +169,10 @@ fn deepspeed_s_configuration_is_generated_for_the_stages_of_zero_alone() {
     assert_eq!(with_more["zero_optimization"], json!({"stage": 3, "reduce_bucket_size": 1_000_000}));
     assert_eq!((with_more.get("bf16"), &with_more["wall_clock_breakdown"]), (None, &json!(true)));
     let refused = run(SMALL, &[more]).unwrap_err().into_error().render();
-    assert!(refused.contains("`deepspeed` has no effect without `strategy: zero1`, `zero2` or `zero3`"), "{refused}");
+    assert!(
+        refused.contains("`deepspeed` has no effect without `strategy: zero1`, `zero2` or `zero3`"),
+        "{refused}"
+    );
     assert_eq!(generated(&["train.strategy=zero1"]).unwrap()["zero_optimization"], json!({"stage": 1}));
     let offload = "train.deepspeed={zero_optimization: {offload_optimizer: {device: cpu}}}";
     let offloaded = generated(&["train.strategy=zero2", offload]).unwrap();
@@ -294,6 +297,17 @@ fn dropout_in_adapters_and_chat_with_a_function_are_trained() {
         .unwrap();
     let told = ["data.sources.web.chat=messages", "train.function=mine:main", "data.validation={}"];
     run(SMALL, &told).unwrap().refuse_unavailable(Purpose::Train).unwrap();
+}
+
+#[test]
+fn a_folder_s_model_may_be_split_and_its_adapters_may_not() {
+    let split = |model: &str| {
+        let overrides = ["cluster.workers=4", "train.strategy={tp: 2, dp_shard: 2}", model];
+        run(SMALL, &overrides).unwrap().refuse_unavailable(Purpose::Train)
+    };
+    split("model={huggingface: smollm}").unwrap();
+    let error = split(ADAPTED).unwrap_err();
+    assert_eq!(error.message(), "`model.lora` with `tp` in `train.strategy` is not available in this build");
 }
 
 #[test]

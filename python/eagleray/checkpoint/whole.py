@@ -100,7 +100,7 @@ class Merged:
         for name in names:
             shape = torch.Size(self.shapes[name])
             found[name] = torch.empty(shape)
-            self._weights.read(name, shape, range(shape[0]), found[name])
+            self._weights.read(name, shape, [range(size) for size in shape], found[name])
             self._sum += self._adapters.bits(name, found[name])
         module = [name.removesuffix(".weight") for name in names]
         both = (self._adapters.FIRST, self._adapters.SECOND)

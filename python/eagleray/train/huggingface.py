@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,9 +23,11 @@ from .context import Tensors
 from .dropout import SampleDropout
 from .model import drawn
 from .model_config import HuggingfaceConfig
-from .parts import local, rows_of
+from .parts import local, part_of
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+# Rows that are read at once where some of their columns are kept.
+_AT_ONCE_BYTES = 64 << 20
 # Buffers that older versions of Transformers saved; they follow from the config.
 _FOLLOWING = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
 
@@ -51,7 +53,7 @@ def on_meta(config: HuggingfaceConfig) -> nn.Module:
 def layers(model: nn.Module) -> Mapping[str, nn.Module]:
     """The layers by their place."""
     base: Any = getattr(model, str(model.base_model_prefix))
-    return {str(index): layer for index, layer in enumerate(base.layers if hasattr(base, "layers") else base.h)}
+    return dict((base.layers if hasattr(base, "layers") else base.h).named_children())
 
 
 def logits(model: nn.Module, tensors: Tensors) -> Tensor:
@@ -61,11 +63,18 @@ def logits(model: nn.Module, tensors: Tensors) -> Tensor:
 
 
 def start(
-    model: nn.Module, config: HuggingfaceConfig, seed: int, device: torch.device, home: torch.device | None = None
+    model: nn.Module,
+    config: HuggingfaceConfig,
+    seed: int,
+    device: torch.device,
+    *,
+    home: torch.device | None = None,
+    elsewhere: Iterable[str] = (),
 ) -> None:
     """Gives every parameter memory on `home`, and its value: that of the folder's weights, else one drawn by name.
 
-    `home` is `device`, where buffers lie, unless it is given. Adapters are always drawn by name.
+    `home` is `device`, where buffers lie, unless it is given. Adapters are always drawn by name. `elsewhere` are
+    parameters of the whole model that other stages may have.
     """
     _materialise(model, device, home or device)
     values = _Values(model, config, seed)
@@ -74,8 +83,13 @@ def start(
             module.seed = seed
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            values.read(name, parameter.shape, rows_of(parameter), local(parameter))
-    values.require_taken(model)
+            values.read(name, parameter.shape, part_of(parameter), local(parameter))
+    values.require_taken(model, elsewhere)
+
+
+def names_of(model: nn.Module) -> list[str]:
+    """The names of all parameters; of a shared one, all its names."""
+    return [name for names in _by_parameter(model) for name in names]
 
 
 def filler(model: nn.Module, config: HuggingfaceConfig, seed: int) -> Callable[[str, torch.Size, int, Tensor], None]:
@@ -87,7 +101,7 @@ def filler(model: nn.Module, config: HuggingfaceConfig, seed: int) -> Callable[[
         row = math.prod(shape[1:])
         rows = range(start // row, -(-(start + into.numel()) // row))
         found = torch.empty((len(rows), *shape[1:]))
-        values.read(name, shape, rows, found)
+        values.read(name, shape, (rows,), found)
         begin = start - rows.start * row
         into.copy_(found.flatten()[begin : begin + into.numel()])
 
@@ -95,25 +109,27 @@ def filler(model: nn.Module, config: HuggingfaceConfig, seed: int) -> Callable[[
 
 
 class _Values:
-    """The starting values of a model's parameters, read by rows."""
+    """The starting values of a model's parameters, read in parts."""
 
     def __init__(self, model: nn.Module, config: HuggingfaceConfig, seed: int) -> None:
         self._config, self._seed = config, seed
         self._weights = Weights(config, str(model.base_model_prefix)) if config.files else None
 
-    def read(self, name: str, shape: torch.Size, rows: range, into: Tensor) -> None:
-        """Copies `rows` of the parameter `name`, which has `shape`, into `into`."""
+    def read(self, name: str, shape: torch.Size, part: Sequence[range], into: Tensor) -> None:
+        """Copies `part` of the parameter `name`, which has `shape`, into `into`: a range of each of the first dims."""
+        if self._weights is not None and not lora.is_adapter(name):
+            self._weights.read(lora.base_name(name), shape, part, into)
+            return
         if lora.is_adapter(name):
-            into.copy_(lora.initial_value(name, shape, self._seed)[rows.start : rows.stop])
-        elif self._weights is not None:
-            self._weights.read(lora.base_name(name), shape, rows, into)
+            whole = lora.initial_value(name, shape, self._seed)
         else:
-            into.copy_(initial_value(self._config, name, shape, self._seed)[rows.start : rows.stop])
+            whole = initial_value(self._config, name, shape, self._seed)
+        into.copy_(whole[tuple(slice(each.start, each.stop) for each in part)])
 
-    def require_taken(self, model: nn.Module) -> None:
-        """Refuses a folder with weights that the model has no place for."""
+    def require_taken(self, model: nn.Module, elsewhere: Iterable[str] = ()) -> None:
+        """Refuses a folder with weights that neither the model nor another stage has a place for."""
         if self._weights is not None:
-            self._weights.require_taken({lora.base_name(name) for names in _by_parameter(model) for name in names})
+            self._weights.require_taken({lora.base_name(name) for name in (*names_of(model), *elsewhere)})
 
 
 def initial_value(config: HuggingfaceConfig, name: str, shape: torch.Size, seed: int) -> Tensor:
@@ -129,7 +145,7 @@ def initial_value(config: HuggingfaceConfig, name: str, shape: torch.Size, seed:
 
 
 class Weights:
-    """Tensors of a folder's safetensors files, read by rows: only what is asked for leaves the store."""
+    """Tensors of a folder's safetensors files, read by rows: only rows that are asked for leave the store."""
 
     def __init__(self, config: HuggingfaceConfig, base: str) -> None:
         self._store, self._folder, self._base = _core.Store(config.path), config.path, base
@@ -138,8 +154,11 @@ class Weights:
         for file in config.files:
             self._read_header(file)
 
-    def read(self, name: str, shape: torch.Size, rows: range, into: Tensor) -> None:
-        """Copies `rows` of the tensor `name`, which must have `shape`, into `into`."""
+    def read(self, name: str, shape: torch.Size, part: Sequence[range], into: Tensor) -> None:
+        """Copies `part` of the tensor `name`, which must have `shape`, into `into`: a range of each of the first dims.
+
+        Of columns whole rows are read, some at a time, and what is asked for is kept.
+        """
         # Some folders hold the base model, without the head and without its prefix.
         bare = name.removeprefix(f"{self._base}.")
         known = name if name in self._found else bare
@@ -151,11 +170,17 @@ class Weights:
             raise _core.InvalidError(
                 f"`{name}` has the shape {found} in `{self._folder}/{file}` and {list(shape)} by its config.json"
             )
-        if not rows:
+        rows, others = part[0], tuple(slice(each.start, each.stop) for each in part[1:])
+        if not into.numel():
             return
         row = math.prod(shape[1:]) * dtype.itemsize
-        data = bytearray(self._store.get_range(file, offset + rows.start * row, len(rows) * row))
-        into.copy_(torch.frombuffer(data, dtype=dtype).view(into.shape))
+        cut = any(len(each) < size for each, size in zip(part[1:], shape[1:], strict=False))
+        at_once = max(_AT_ONCE_BYTES // row, 1) if cut else len(rows)
+        for first in range(rows.start, rows.stop, at_once):
+            count = min(at_once, rows.stop - first)
+            data = bytearray(self._store.get_range(file, offset + first * row, count * row))
+            found_rows = torch.frombuffer(data, dtype=dtype).view(count, *shape[1:])
+            into[first - rows.start :][:count].copy_(found_rows[(slice(None), *others)])
 
     def require_taken(self, names: set[str]) -> None:
         """Refuses weights that the model has no place for; `names` are those that it has under any name."""

@@ -13,12 +13,17 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
+def part_of(parameter: Tensor) -> tuple[range, ...]:
+    """What this rank has of the whole tensor, along each of its dims."""
+    if not isinstance(parameter, DTensor):
+        return tuple(range(size) for size in parameter.shape)
+    shape, offset = compute_local_shape_and_global_offset(parameter.shape, parameter.device_mesh, parameter.placements)
+    return tuple(range(first, first + size) for first, size in zip(offset, shape, strict=True))
+
+
 def rows_of(parameter: Tensor) -> range:
     """The rows of the whole tensor that this rank has."""
-    if not isinstance(parameter, DTensor):
-        return range(parameter.shape[0])
-    shape, offset = compute_local_shape_and_global_offset(parameter.shape, parameter.device_mesh, parameter.placements)
-    return range(offset[0], offset[0] + shape[0])
+    return part_of(parameter)[0]
 
 
 def speaks_for(parameter: Tensor) -> bool:

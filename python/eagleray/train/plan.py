@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -11,8 +12,8 @@ from typing import Any
 from eagleray import _core
 from eagleray._commit import ENGINE, FILES
 
-from .layout import Layout
-from .model_config import AnyModel, model_from
+from .layout import AXES, Layout
+from .model_config import AnyModel, HuggingfaceConfig, model_from
 
 # No script is longer.
 SCRIPT_BYTES_MAX = 4 << 20
@@ -274,6 +275,9 @@ def plan_from(resolved: Mapping[str, Any], datasets: Mapping[str, Mapping[str, s
     optimizer, schedule = train["optimizer"], train["schedule"]
     layout = Layout.from_resolved(train["strategy"])
     model = None if own else model_from(resolved, vocab_size)
+    if isinstance(model, HuggingfaceConfig) and layout.kind == "mesh":
+        axes = {axis: getattr(layout, axis) for axis in AXES}
+        _core.require_huggingface_split(json.dumps(model.config), json.dumps(axes))
     if model is not None:
         layout.require_divided(model.vocab_size)
     return Plan(

@@ -224,17 +224,8 @@ def spread(
             raise _core.InternalError(f"`{layout.kind}` needs DeepSpeed's configuration")
         return spread_zero(layout, config, axes, deepspeed, seed=seed, device=device, recomputed=recomputed)
     if isinstance(config, HuggingfaceConfig):
-        return _spread_huggingface(
-            layout,
-            config,
-            axes,
-            seed=seed,
-            bf16=bf16,
-            device=device,
-            recomputed=recomputed,
-            compiled=compiled,
-            offloaded=offloaded,
-        )
+        given: dict[str, Any] = {"seed": seed, "bf16": bf16, "device": device, "recomputed": recomputed, "flow": flow}
+        return _spread_huggingface(layout, config, axes, **given, compiled=compiled, offloaded=offloaded)
     if layout.kind == "ddp":
         mesh = init_device_mesh(device.type, (world,), mesh_dim_names=("dp_replicate",))
         model = Llama(config)
@@ -289,29 +280,43 @@ def _spread_huggingface(
     recomputed: str,
     compiled: bool,
     offloaded: bool,
+    flow: Flow | None,
 ) -> Spread:
-    from . import huggingface
+    from . import huggingface, huggingface_mesh
 
     mesh = mesh_of(axes, device)
     model = huggingface.on_meta(config)
+    everywhere = huggingface.names_of(model)
+    stage = axes.stage(dist.get_rank())
+    if axes.pp > 1:
+        own = axes.layers(stage, config.num_layers, axes.pp)
+        huggingface_mesh.keep(model, own, first=stage == 0, last=stage == axes.pp - 1)
+    if axes.tp > 1:
+        huggingface_mesh.split_tensors(model, mesh["tp"])
+    in_parts = axes.pp > 1 or axes.tp > 1
+    if in_parts:
+        huggingface_mesh.compute_in_parts(model)
     layers = huggingface.layers(model)
     if compiled:
         # Layers of some families leave the graph for a line or two.
         compile_layers(layers, device, whole=False)
     recompute(layers, recomputed)
     whole = layout.kind == "ddp"
-    if not whole:
+    sharded = not whole and (axes.readers > 1 or not in_parts)
+    if sharded:
         shard(model, layers.values(), mesh, axes, bf16=bf16, cast_inputs=False, offloaded=offloaded)
-    huggingface.start(model, config, seed, device, home_of(device, offloaded=offloaded))
-    spread_model = replicated(model) if whole else model
-    return Spread(
-        axes=axes,
-        model=spread_model,
-        mesh=mesh,
-        device=device,
-        autocast=bf16 and whole,
-        logits=huggingface.logits,
+    huggingface.start(
+        model, config, seed, device, home=home_of(device, offloaded=offloaded), elsewhere=everywhere
     )
+    parts: dict[str, Any] = {"axes": axes, "mesh": mesh, "device": device, "autocast": bf16 and not sharded}
+    parts["model"] = replicated(model) if whole else model
+    if axes.pp == 1:
+        return Spread(**parts) if in_parts else Spread(**parts, logits=huggingface.logits)
+    if flow is None:
+        raise _core.InternalError("a pipeline needs the shape of its micro batches")
+    from .pipeline import Pipelined
+
+    return Pipelined(**parts, flow=flow, bf16=bf16)
 
 
 def replicated(model: nn.Module) -> nn.Module:

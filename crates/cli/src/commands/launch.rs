@@ -207,7 +207,10 @@ fn go(run: &Run, how: &How, number: u32, built: bool, waiting: &Waiting, output:
         }
         going.apply(rendered.files.iter().filter(|file| is_of(file, "build")))?;
         if !waiting.wait {
-            output.print(&going.said(&build, "builds the data, without an accelerator; the same command again, once it is done, trains"));
+            output.print(&going.said(
+                &build,
+                "builds the data, without an accelerator; the same command again, once it is done, trains",
+            ));
             return Ok(());
         }
         going.wait(&build)?;
@@ -218,7 +221,8 @@ fn go(run: &Run, how: &How, number: u32, built: bool, waiting: &Waiting, output:
         return Ok(());
     }
     let end = going.wait(&name)?;
-    output.print(&going.said(&name, &format!("{}; `eagleray report {}`", told(&end), run.resolved.spec.store)));
+    output
+        .print(&going.said(&name, &format!("{}; `eagleray report {}`", told(&end), run.resolved.spec.store)));
     Ok(())
 }
 
@@ -248,25 +252,28 @@ impl Going<'_> {
     /// Waits for an end that is good.
     fn wait(&self, name: &str) -> Result<Launched> {
         let mut last = String::new();
-        let end = wait::until_over(&self.run.cluster, &self.run.namespace, name, self.deadline, &mut |launch| {
-            let line = format!("{name}: {}", told(launch));
-            if line != last {
-                self.output.note(&line);
-                last = line;
-            }
-            Ok(())
-        })?;
+        let end =
+            wait::until_over(&self.run.cluster, &self.run.namespace, name, self.deadline, &mut |launch| {
+                let line = format!("{name}: {}", told(launch));
+                if line != last {
+                    self.output.note(&line);
+                    last = line;
+                }
+                Ok(())
+            })?;
         if end.phase == Phase::Succeeded {
             return Ok(end);
         }
-        Err(Error::invalid(format!("launch `{name}` has {}", told(&end)))
-            .with_hint("`eagleray logs` shows its last words, `eagleray resume` goes on from the newest checkpoint"))
+        Err(Error::invalid(format!("launch `{name}` has {}", told(&end))).with_hint(
+            "`eagleray logs` shows its last words, `eagleray resume` goes on from the newest checkpoint",
+        ))
     }
 
     fn said(&self, name: &str, what: &str) -> String {
         let namespace = &self.run.namespace;
         if self.output.is_json() {
-            let value: Value = json!({"launch": name, "namespace": namespace, "waited": self.waiting.wait, "said": what});
+            let value: Value =
+                json!({"launch": name, "namespace": namespace, "waited": self.waiting.wait, "said": what});
             return format!("{value:#}");
         }
         let mut text = String::new();

@@ -95,7 +95,11 @@ pub(crate) fn patience(text: &str) -> Result<Patience, String> {
         other => return Err(format!("`{other}` is no unit: s, m, h or d")),
     };
     let count: u64 = digits.parse().map_err(|_| "such as 90s, 30m or 2h".to_owned())?;
-    count.checked_mul(unit).filter(|seconds| *seconds <= 366 * 86_400).map(Patience::of_seconds).ok_or_else(|| "a year at most".to_owned())
+    count
+        .checked_mul(unit)
+        .filter(|seconds| *seconds <= 366 * 86_400)
+        .map(Patience::of_seconds)
+        .ok_or_else(|| "a year at most".to_owned())
 }
 
 #[cfg(test)]

@@ -51,8 +51,11 @@ impl Logs {
             None => run.launches.last(),
         };
         let launch = launch.ok_or_else(|| {
-            Error::not_found(format!("`{}` has no such launch in `{}`", run.resolved.spec.name, run.namespace))
-                .with_hint("`eagleray launch` makes one")
+            Error::not_found(format!(
+                "`{}` has no such launch in `{}`",
+                run.resolved.spec.name, run.namespace
+            ))
+            .with_hint("`eagleray launch` makes one")
         })?;
         match self.pod.as_deref() {
             None => self.driver(&run, launch, output),
@@ -89,7 +92,8 @@ impl Logs {
                 Err(error) if matches!(error.kind(), Kind::Unavailable | Kind::NotFound) => {}
                 Err(error) => return Err(error),
             }
-            let job = run.cluster.get(eagleray_launch::resource::RAY_JOB, Some(&run.namespace), &launch.name)?;
+            let job =
+                run.cluster.get(eagleray_launch::resource::RAY_JOB, Some(&run.namespace), &launch.name)?;
             match job.as_ref().and_then(Launch::of) {
                 Some(now) => launch = now,
                 None => return Ok(()),

@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 
 use eagleray_base::{Error, Result};
 use eagleray_plan::Planned;
+use eagleray_run::huggingface;
 use eagleray_spec::{Problems, Resolved, Source};
 
 use crate::output::Output;
@@ -139,7 +140,8 @@ pub(crate) fn resolve(path: &Path, overrides: &[String]) -> Result<Result<Planne
     let base = absolute.parent().unwrap_or(Path::new("/"));
     let environment = |name: &str| std::env::var(name).ok();
     let source = Source { name: &name, text: &text, base, overrides, environment: &environment };
-    Ok(eagleray_plan::resolve(&source))
+    let folder = |path: &str| huggingface::read(path).ok().map(|model| model.config);
+    Ok(eagleray_plan::resolve_reading(&source, &folder))
 }
 
 fn cannot_read(error: std::io::Error, name: &str) -> Error {

@@ -10,6 +10,8 @@ use eagleray_plan::accelerator::{ACCELERATORS, Accelerator, Node, accelerator};
 use eagleray_plan::{
     Choice, Device, Layout, Memory, Planned, Recompute, Setting, Shape, Situation, Term, fewest, memory,
 };
+use eagleray_run::huggingface;
+use eagleray_spec::resolved::Model;
 use eagleray_spec::types::{Offload, Pipeline, Precision, Strategy, model};
 use serde_json::{Value, json};
 
@@ -153,7 +155,12 @@ fn named(name: &str) -> Result<Accelerator> {
 }
 
 fn of_spec(planned: &Planned, chosen: Option<Accelerator>) -> Result<Table> {
-    let Situation { shape, setting, workers, node } = Situation::of(&planned.resolved)?;
+    let mut resolved = planned.resolved.clone();
+    if let Some(Model::Huggingface { path, .. }) = &resolved.spec.model {
+        let config = huggingface::read(path)?.config;
+        resolved = resolved.with_model_config(config);
+    }
+    let Situation { shape, setting, workers, node } = Situation::of(&resolved)?;
     let mut rows = rows_of(&shape, &setting)?;
     if workers.max != workers.min {
         rows.extend(rows_of(&shape, &Setting { world: workers.max, ..setting })?);

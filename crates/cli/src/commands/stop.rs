@@ -57,8 +57,10 @@ impl Stop {
         let path = Path::new(&self.target);
         if !path.is_file() {
             if self.no_save {
-                return Err(Error::invalid("`--no-save` deletes the launches of a run, and a store has none")
-                    .with_hint("name the run spec"));
+                return Err(Error::invalid(
+                    "`--no-save` deletes the launches of a run, and a store has none",
+                )
+                .with_hint("name the run spec"));
             }
             let saved = self.save(&Store::open(&self.target)?, output)?;
             return self.tell(output, saved.as_deref(), &[]);

@@ -2,9 +2,9 @@
 
 use eagleray_base::Result;
 
-use super::{BUILD_SUFFIX, File};
 use super::context::{Context, SPEC_FILE, SPEC_FOLDER, SPEC_HASH};
 use super::pod;
+use super::{BUILD_SUFFIX, File};
 use crate::yaml::Map;
 
 /// The version of Ray in the image: the one that this program is made for.

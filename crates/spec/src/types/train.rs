@@ -97,7 +97,9 @@ impl Strategy {
             Self::Named(NamedStrategy::Zero1) => Some(1),
             Self::Named(NamedStrategy::Zero2) => Some(2),
             Self::Named(NamedStrategy::Zero3) => Some(3),
-            Self::Named(NamedStrategy::Auto | NamedStrategy::Ddp | NamedStrategy::Fsdp2) | Self::Mesh(_) => None,
+            Self::Named(NamedStrategy::Auto | NamedStrategy::Ddp | NamedStrategy::Fsdp2) | Self::Mesh(_) => {
+                None
+            }
         }
     }
 }
