@@ -16,7 +16,7 @@ HELP = """\
 usage: ./dev COMMAND
 
   quickstart [--short] [--dir DIR]   set-up, then the main job: text to a trained model (about ten minutes)
-  test [rust|python [ARGUMENTS]]     set-up, then every test, or those of one runner
+  test [rust|python|cluster [ARGS]]  set-up, then every test, or those of one runner
   bench NAME [--format json]         a benchmark of benches/; without NAME, the list
   build                              the wheel, installed into the environment of this clone
   python [ARGUMENTS]                 the Python of that environment
@@ -31,7 +31,7 @@ CUDA, about 5.7 GB on disk, shared by all clones. Needs cargo, Python 3.11 or la
 
 
 def _test(arguments: list[str]) -> None:
-    which = arguments[0] if arguments and arguments[0] in ("rust", "python") else "all"
+    which = arguments[0] if arguments and arguments[0] in tests.RUNNERS else "all"
     if which == "all" and arguments:
         raise Failed("name the runner before its arguments: `./dev test python -k survival`")
     tests.run(which, arguments[1:])

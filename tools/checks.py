@@ -9,7 +9,7 @@ import build
 import environment
 from place import CACHE, CLONE, run
 
-PYTHON_FOLDERS = ["python", "tests/python", "tools", "benches"]
+PYTHON_FOLDERS = ["python", "tests/python", "tests/cluster", "tools", "benches"]
 CARGO_DENY_VERSION = "0.20.2"
 
 

@@ -20,10 +20,10 @@ PYTEST_RESULT = re.compile(r"^=*\s*((?:\d+ [a-z]+,? ?)+in [\d.]+s.*?)\s*=*$")
 
 
 def run(which: str, arguments: Sequence[str]) -> None:
-    """`all`, `rust` or `python`; fails when a test fails and when none ran."""
+    """`all` or one of the runners; fails when a test fails and when none ran."""
     summaries: list[str] = []
     failures: list[str] = []
-    for name, runner in (("rust", rust), ("python", python)):
+    for name, runner in RUNNERS.items():
         if which in ("all", name):
             try:
                 summaries.append(runner(arguments if which == name else ()))
@@ -55,11 +55,27 @@ def python(arguments: Sequence[str]) -> str:
     # What one process waits for leaves a core to another; a choice of tests runs in one, to be read and debugged.
     at_once = [f"--numprocesses={_processes()}", "--dist=loadfile", "--no-loadscope-reorder"]
     command = [str(interpreter), "-m", "pytest", *(arguments or at_once)]
+    return _pytest("pytest", command)
+
+
+def cluster(arguments: Sequence[str]) -> str:
+    """The tests on a Kubernetes of this machine, one after the other; skipped by name where there can be none."""
+    interpreter = build.install()
+    # Ahead of the tests, whose time is limited: with a cold cache this takes minutes.
+    command = [str(interpreter), str(CLONE / "tests/cluster/machine.py")]
+    subprocess.run(command, env=environment.environment(), check=True)
+    return _pytest("cluster", [str(interpreter), "-m", "pytest", *(arguments or ["tests/cluster"])])
+
+
+def _pytest(name: str, command: Sequence[str]) -> str:
     status, lines = teed(command, build.cargo_environment())
     results = [found.group(1) for found in map(PYTEST_RESULT.match, lines) if found]
-    counted = re.search(r"(\d+) passed", results[-1]) if results else None
-    summary = f"pytest: {results[-1] if results else 'no summary'}"
-    return _judge(summary, status, int(counted.group(1)) if counted else 0)
+    counted = {
+        word: int(count) for count, word in re.findall(r"(\d+) (passed|skipped)", results[-1] if results else "")
+    }
+    # A machine that can hold no cluster has skipped them all, each by name.
+    ran = counted.get("passed", 0) or (name == "cluster" and counted.get("skipped", 0))
+    return _judge(f"{name}: {results[-1] if results else 'no summary'}", status, int(ran))
 
 
 def _processes() -> int:
@@ -94,3 +110,6 @@ def teed(command: Sequence[str | Path], variables: Mapping[str, str]) -> tuple[i
             lines.append(line.rstrip("\n"))
     say(f"({time.monotonic() - started:.0f} s)")
     return process.returncode, lines
+
+
+RUNNERS = {"rust": rust, "python": python, "cluster": cluster}

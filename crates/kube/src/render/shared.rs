@@ -8,8 +8,14 @@ use crate::yaml::{Map, Node};
 /// Above every default, below the classes of Kubernetes itself.
 const HEAD_PRIORITY_VALUE: u32 = 1_000_000;
 
+/// More heads than a run ever has: the one that trains, and those of failed launches that are looked at.
+const HEADS_NEVER: u32 = 1_000;
+
 /// Where `KubeRay` reaches the head: submission and status of jobs.
 const DASHBOARD_PORT: u32 = 8_265;
+
+/// What the operator's pods are called, by its chart and by the manifests of its repository.
+const OPERATOR_NAMES: [&str; 2] = ["kuberay-operator", "kuberay"];
 
 pub(super) fn render(context: &Context<'_>) -> Vec<File> {
     let mut files = accounts(context);
@@ -104,10 +110,14 @@ fn network_policy(context: &Context<'_>) -> File {
         vec![Map::new().with("podSelector", run())],
         "Ray and NCCL take ports as they come",
     );
-    let operator = Map::new().with("namespaceSelector", Map::new()).with(
-        "podSelector",
-        Map::new().with("matchLabels", Map::new().with("app.kubernetes.io/name", "kuberay-operator")),
+    let named = Map::new().with("key", "app.kubernetes.io/name").with("operator", "In").why(
+        "values",
+        OPERATOR_NAMES.to_vec(),
+        "as its chart calls it, and as its own manifests do",
     );
+    let operator = Map::new()
+        .with("namespaceSelector", Map::new())
+        .with("podSelector", Map::new().with("matchExpressions", vec![named]));
     let port = Map::new().with("protocol", "TCP").with("port", DASHBOARD_PORT);
     let submit = Map::new()
         .why(
@@ -129,9 +139,9 @@ fn disruption_budget(context: &Context<'_>) -> File {
     let labels = Map::new().with(RUN_LABEL, context.name()).with(ROLE_LABEL, "head");
     let spec = Map::new()
         .why(
-            "maxUnavailable",
-            0,
-            "a drain by hand waits for the run; workers have none, eviction is their notice",
+            "minAvailable",
+            HEADS_NEVER,
+            "more than there are, so none is evicted: a drain by hand waits for the run. `maxUnavailable` counts by a scale that RayClusters do not have; workers have no budget, eviction is their notice",
         )
         .with("selector", Map::new().with("matchLabels", labels));
     let metadata = context.metadata(&context.shared("head"), context.run_labels());

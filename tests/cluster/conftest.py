@@ -1,0 +1,78 @@
+"""Fixtures: one control plane for all tests, a namespace with machines of its own for each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+import operators
+from cluster import Cluster
+from machine import missing
+from plane import ControlPlane
+from programs import CACHE
+from training import Corpus, make_corpus
+
+SYSTEM = {"cpu": "16", "memory": "32Gi"}
+
+
+@pytest.fixture(scope="session")
+def plane() -> Iterator[ControlPlane]:
+    """The control plane, with one machine for operators; no other session of this machine has one meanwhile."""
+    if reason := missing():
+        pytest.skip(reason)
+    (CACHE / "locks").mkdir(parents=True, exist_ok=True)
+    with FileLock(CACHE / "locks" / "cluster-tests"):
+        plane = ControlPlane()
+        try:
+            plane.start().add("system", allocatable=SYSTEM, labels={"tests/system": "true"})
+            yield plane
+        except BaseException:
+            print(plane.logs())
+            raise
+        finally:
+            plane.stop()
+
+
+@pytest.fixture(scope="session")
+def kuberay(plane: ControlPlane) -> None:
+    """KubeRay's operator, as its manifests install it."""
+    operators.install_kuberay(plane)
+
+
+@pytest.fixture
+def cluster(plane: ControlPlane, request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """A namespace, and machines that go with it; what its pods said is shown where the test failed."""
+    cluster = Cluster.make(plane, request.node.originalname)
+    yield cluster
+    report = getattr(request.node, "report", None)
+    if report is not None and report.failed:
+        print(cluster.told())
+    cluster.remove()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    outcome = yield
+    report = outcome.get_result()  # type: ignore[attr-defined]
+    if report.when == "call":
+        item.report = report  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """The small corpus of the Python tests."""
+    folder = tmp_path_factory.mktemp("corpus")
+    make_corpus(folder)
+    return Corpus(folder)
+
+
+@pytest.fixture
+def shared(cluster: Cluster, tmp_path: Path) -> Path:
+    """A folder of the host that pods have by the claim `shared`."""
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    cluster.claim("shared", folder)
+    return folder

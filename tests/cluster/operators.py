@@ -1,0 +1,74 @@
+"""KubeRay in the cluster, from the manifests of its own module, as a pod of our nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import programs
+from client import Client, Object, read_manifests, wait_for
+from plane import ControlPlane
+
+# Before others: what is defined, and where it lives.
+FIRST = ("Namespace", "CustomResourceDefinition")
+
+
+def install_kuberay(plane: ControlPlane) -> None:
+    """The operator with its definitions and rights, ready."""
+    plane.host.images["operator"] = {"/manager": programs.build(programs.KUBERAY)}
+    apply_all(plane.client, _default(plane, programs.KUBERAY))
+    _wait_until_available(plane.client, "default", "kuberay-operator")
+
+
+def install_definitions(client: Client, files: Iterable[Path]) -> None:
+    """Definitions alone, without who acts on them."""
+    apply_all(client, [document for file in files for document in read_manifests(file.read_text(encoding="utf-8"))])
+
+
+def _default(plane: ControlPlane, program: programs.Program) -> list[Object]:
+    folder = programs.module_folder(program) / "config" / "default"
+    documents = read_manifests(plane.kubectl("kustomize", str(folder)))
+    for document in documents:
+        if document["kind"] == "Deployment":
+            for container in document["spec"]["template"]["spec"]["containers"]:
+                # As wide as a test is patient, instead of as a small cluster can afford.
+                container.pop("resources", None)
+    return documents
+
+
+def apply_all(client: Client, documents: Iterable[Object]) -> None:
+    """Definitions first; the rest as soon as they are served."""
+    every = list(documents)
+    first = [document for document in every if document["kind"] in FIRST]
+    for document in first:
+        client.apply(document, strict=False)
+    for document in first:
+        if document["kind"] == "CustomResourceDefinition":
+            _wait_until_established(client, document)
+    for document in every:
+        if document not in first:
+            _apply_when_served(client, document)
+
+
+def _apply_when_served(client: Client, document: Object) -> None:
+    name = f"{document['kind']} {document['metadata']['name']}"
+    wait_for(f"the server to take {name}", lambda: client.apply(document, strict=False))
+
+
+def _wait_until_established(client: Client, definition: Object) -> None:
+    path = client.path_of(definition)
+
+    def established() -> bool:
+        conditions = client.get(path).get("status", {}).get("conditions") or []
+        return any(entry["type"] == "Established" and entry["status"] == "True" for entry in conditions)
+
+    wait_for(f"the definition {definition['metadata']['name']}", established)
+
+
+def _wait_until_available(client: Client, namespace: str, deployment: str) -> None:
+    path = f"/apis/apps/v1/namespaces/{namespace}/deployments/{deployment}"
+
+    def available() -> bool:
+        return bool(client.get(path).get("status", {}).get("availableReplicas"))
+
+    wait_for(f"{deployment} to be available", available)
