@@ -1,5 +1,7 @@
 //! What applying objects would change: the API server's own answer, against what is there.
 
+use std::fmt::Write as _;
+
 use eagleray_base::Result;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -55,7 +57,7 @@ impl Change {
         };
         let mut text = format!("{mark} {} {}\n", self.kind, self.name);
         for field in &self.fields {
-            text.push_str(&format!("    {}: {} → {}\n", field.path, shown(&field.old), shown(&field.new)));
+            let _ = writeln!(text, "    {}: {} → {}", field.path, shown(&field.old), shown(&field.new));
         }
         text
     }

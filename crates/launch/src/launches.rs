@@ -1,4 +1,4 @@
-//! The launches of a run as the cluster knows them: RayJobs, and what has become of each.
+//! The launches of a run as the cluster knows them: `RayJobs`, and what has become of each.
 
 use eagleray_base::Result;
 use eagleray_kube::render::{BUILD_SUFFIX, RUN_LABEL};
@@ -102,11 +102,9 @@ pub fn phase(job: &Value) -> Phase {
     let status = &job["status"];
     let ended = status["jobStatus"].as_str().unwrap_or_default();
     match status["jobDeploymentStatus"].as_str().unwrap_or_default() {
-        "Complete" if ended == "FAILED" => Phase::Failed,
-        "Complete" if ended == "STOPPED" => Phase::Stopped,
-        "Complete" => Phase::Succeeded,
-        "Failed" if ended == "STOPPED" => Phase::Stopped,
-        "Failed" | "ValidationFailed" => Phase::Failed,
+        "Complete" | "Failed" if ended == "STOPPED" => Phase::Stopped,
+        "Complete" if ended != "FAILED" => Phase::Succeeded,
+        "Complete" | "Failed" | "ValidationFailed" => Phase::Failed,
         "Retrying" => Phase::Retrying,
         "Suspended" | "Suspending" => Phase::Suspended,
         "Running" => Phase::Running,

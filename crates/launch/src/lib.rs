@@ -22,11 +22,13 @@
 //!
 //! Map: [`cluster`] asking and telling · [`resource`] the kinds of objects · [`launches`] what has become of each launch ·
 //! [`change`] what applying would change · [`wait`] for an end ·
-//! [`driver`] what a driver says.
+//! [`driver`] what a driver says ·
+//! [`grow`] an elastic launch, once it trains.
 
 pub mod change;
 pub mod cluster;
 pub mod driver;
+pub mod grow;
 pub mod launches;
 pub mod resource;
 pub mod wait;

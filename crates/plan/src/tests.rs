@@ -173,7 +173,7 @@ fn two_stages_a_worker_hold_more_micro_batches_of_half_the_layers() {
     let shape = Shape { num_layers: 32, ..preset("llama-8b", 128) };
     let activations = |pipeline, global_batch| {
         let mesh = Layout::Mesh(Mesh { pp: 4, ..Mesh::default() });
-        let found = memory(&shape, &Setting { pipeline, global_batch, ..setting(mesh, 4) }).unwrap();
+        let found = memory(&shape, &Setting { global_batch, pipeline, ..setting(mesh, 4) }).unwrap();
         found.moments.iter().find(|usage| usage.moment == Moment::Backward).unwrap().term(Term::Activations)
     };
     let plain = activations(Pipeline::OneForwardOneBackward, Some(64)) as f64;

@@ -9,7 +9,7 @@ use crate::claim::{self, Claimant, End};
 use crate::event::{CAUSES, Event};
 use crate::heartbeat::Heartbeat;
 use crate::timeline::Timeline;
-use crate::{Ledger, account, is_current, paths, read_ledger};
+use crate::{Ledger, account, is_current, paths, read_ledger, stop};
 
 fn store(name: &str) -> Store {
     Store::open(&format!("memory://run-{name}")).unwrap()
@@ -406,4 +406,22 @@ proptest! {
             prop_assert!((share - shares[cause]).abs() < 1e-9, "{}", cause);
         }
     }
+}
+
+#[test]
+fn a_driver_sees_that_it_is_asked_to_stop_and_no_other_attempt_does() {
+    let store = store("asked");
+    assert!(stop::ask(&store).unwrap().is_none(), "nobody is at work");
+    let first = claim::claim(&store, &Claimant::of_this_process("here"), || Ok(None)).unwrap().attempt;
+    let heartbeat = Heartbeat::start(&store, first, Duration::from_millis(1)).unwrap();
+    assert!(!heartbeat.stop_asked());
+    assert_eq!(stop::ask(&store).unwrap().unwrap().attempt, first);
+    while !heartbeat.stop_asked() {
+        std::thread::yield_now();
+    }
+    claim::finish(&store, first, &End { outcome: "stopped".into(), step: 3, ended_us: 0 }).unwrap();
+    assert!(stop::ask(&store).unwrap().is_none(), "it has ended");
+    let taking = Claimant { take_over: true, ..Claimant::of_this_process("here") };
+    let second = claim::claim(&store, &taking, || Ok(None)).unwrap().attempt;
+    assert!(!stop::is_asked(&store, second).unwrap());
 }

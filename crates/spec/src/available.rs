@@ -143,7 +143,7 @@ impl Resolved {
         }
     }
 
-    /// What DeepSpeed cannot do, or would do silently in another way.
+    /// What `DeepSpeed` cannot do, or would do silently in another way.
     fn refuse_with_zero(&self, refused: &mut Vec<String>) {
         let train = &self.spec.train;
         let Some(kind @ ("zero1" | "zero2" | "zero3")) = train.strategy["kind"].as_str() else { return };

@@ -109,7 +109,7 @@ pub(crate) struct Fault {
     pub hint: String,
 }
 
-/// What of `train.deepspeed` cannot be honoured at a stage of ZeRO.
+/// What of `train.deepspeed` cannot be honoured at a stage of `ZeRO`.
 pub(crate) fn faults(given: &Map<String, Value>, stage: u8) -> Vec<Fault> {
     let mut found = Vec::new();
     for (key, value) in given {

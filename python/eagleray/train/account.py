@@ -13,7 +13,7 @@ from eagleray import _core
 
 from .console import Console
 
-REPORT_SECONDS_MAX = 120
+BINARY_SECONDS_MAX = 120
 
 
 def told_before(store_url: str) -> tuple[int, list[dict[str, Any]]]:
@@ -48,15 +48,24 @@ def report(store_url: str, console: Console) -> None:
             f"no `eagleray` binary beside {sys.executable}; write the report with `eagleray report {store_url}`"
         )
         return
-    done = subprocess.run(
-        [binary, "report", store_url, "--format", "json"],
-        capture_output=True,
-        text=True,
-        timeout=REPORT_SECONDS_MAX,
-        check=False,
-    )
+    done = _ran(binary, "report", store_url, "--format", "json")
     if done.returncode != 0:
         console.say(f"the report was not written: {done.stderr.strip()}")
+
+
+def grow(console: Console) -> None:
+    """Has the cluster of this pod ask for all the workers that it may have."""
+    binary = _binary()
+    done = None if binary is None else _ran(binary, "grow")
+    if done is None or done.returncode != 0:
+        why = f"no `eagleray` binary beside {sys.executable}" if done is None else done.stderr.strip()
+        console.say(f"the cluster stays at its floor: {why}")
+    else:
+        console.say(done.stdout.strip())
+
+
+def _ran(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, timeout=BINARY_SECONDS_MAX, check=False)
 
 
 def _binary() -> str | None:

@@ -20,8 +20,13 @@ class Datasets:
     vocab_size: int
 
 
-def ensure_datasets(resolved: Mapping[str, Any], console: Console, start_ray: Callable[[], None]) -> Datasets:
-    """Finds every dataset of the spec, builds what is missing, and checks that the vocabulary fits the model."""
+def ensure_datasets(
+    resolved: Mapping[str, Any], console: Console, start_ray: Callable[[], None], *, built: bool = False
+) -> Datasets:
+    """Finds every dataset of the spec, builds what is missing, and checks that the vocabulary fits the model.
+
+    `built` refuses what is missing: no accelerator waits while CPUs tokenise.
+    """
     data = resolved["spec"]["data"]
     if data is None:
         return Datasets(urls={"train": {}, "validation": {}}, vocab_size=0)
@@ -36,9 +41,13 @@ def ensure_datasets(resolved: Mapping[str, Any], console: Console, start_ray: Ca
         else:
             urls[role][name] = url
     if missing:
+        names = ", ".join(f"`{name}`" for _, name in missing)
+        if built:
+            raise _core.NotFoundError(
+                f"not built: the token datasets of {names}\nhint: `eagleray tokens build` builds them, on CPUs alone"
+            )
         from eagleray.data.build import build
 
-        names = ", ".join(f"`{name}`" for _, name in missing)
         console.say(f"building token datasets of {names}")
         start_ray()
         build(resolved)

@@ -26,7 +26,7 @@ from eagleray import _core
 from eagleray._commit import ENGINE, FILES, require_fit
 from eagleray._failure import EXIT_DONE, EXIT_STOPPED
 
-from .account import report, summary, told_before
+from .account import grow, report, summary, told_before
 from .console import Console
 from .datasets import ensure_datasets
 from .ledger import Clock
@@ -70,11 +70,11 @@ class Stop:
             raise InterruptedRunError
 
 
-def run(resolved: Mapping[str, Any], *, take_over: bool, console: Console) -> int:
-    """Runs or continues the run of a resolved spec; returns the exit code."""
+def run(resolved: Mapping[str, Any], *, take_over: bool, built: bool = False, console: Console) -> int:
+    """Runs or continues the run of a resolved spec; returns the exit code. `built` refuses to build its data."""
     with _signals() as stop:
         try:
-            return _run(resolved, take_over=take_over, console=console, stop=stop)
+            return _run(resolved, take_over=take_over, built=built, console=console, stop=stop)
         except (InterruptedRunError, KeyboardInterrupt):
             console.say("stopped without a save; resume with the same command")
             return EXIT_STOPPED
@@ -84,7 +84,7 @@ def run(resolved: Mapping[str, Any], *, take_over: bool, console: Console) -> in
             _shutdown_ray()
 
 
-def _run(resolved: Mapping[str, Any], *, take_over: bool, console: Console, stop: Stop) -> int:
+def _run(resolved: Mapping[str, Any], *, take_over: bool, built: bool, console: Console, stop: Stop) -> int:
     _core.refuse_unavailable(json.dumps(resolved), "train")
     resolved = with_model(dict(resolved))
     spec = resolved["spec"]
@@ -106,7 +106,7 @@ def _run(resolved: Mapping[str, Any], *, take_over: bool, console: Console, stop
         _ray.start(workers["max"], verbose=console.verbose)
         stop.listen()
 
-    datasets = ensure_datasets(resolved, console, start_ray)
+    datasets = ensure_datasets(resolved, console, start_ray, built=built)
     plan = plan_from(resolved, datasets.urls, datasets.vocab_size)
     if plan.script is not None:
         plan = replace(plan, script=plan.script.fetched())
@@ -145,6 +145,8 @@ class _Attempt:
         self.began = self.clock.now()
         self.result: dict[str, Any] | None = None
         self.error: BaseException | None = None
+        # On a cluster of KubeRay an elastic run starts on its floor, and asks for more once it trains.
+        self.grown = self.workers["min"] == self.workers["max"] or not os.environ.get("RAY_CLUSTER_NAME")
 
     def run(self) -> int:
         """Trains to an end of some kind and closes the account."""
@@ -246,6 +248,9 @@ class _Attempt:
             progress = ray.get(keeper.progress.remote())
             if progress["ranks"] > 0:
                 manned = self.clock.now()
+                if not self.grown:
+                    self.grown = True
+                    grow(self.console)
             elif self.clock.now() - manned > WAIT_NOTICE_SECONDS:
                 manned = self.clock.now()
                 self.console.say(self._waiting())

@@ -36,8 +36,8 @@ pub(crate) struct Launch {
     #[command(flatten)]
     how: How,
     /// The number of the launch, part of its name; 1
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=99_999))]
-    launch: Option<u32>,
+    #[arg(long = "launch", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=99_999))]
+    number: Option<u32>,
     #[command(flatten)]
     waiting: Waiting,
 }
@@ -94,7 +94,7 @@ struct Waiting {
 impl Launch {
     pub(crate) fn run(self, output: &Output) -> Result<()> {
         let run = Run::open(&self.how.spec, &self.how.cluster)?;
-        let number = match self.launch {
+        let number = match self.number {
             Some(number) => number,
             // What builds is part of the launch that it prepares.
             None if run.launches.iter().all(|launch| launch.builds) => run.next().saturating_sub(1).max(1),

@@ -4,6 +4,7 @@ mod check;
 mod checkpoint;
 mod corpus;
 mod exec;
+mod grow;
 mod init;
 mod launch;
 mod lint;
@@ -63,6 +64,9 @@ pub(crate) enum Command {
     Stop(stop::Stop),
     /// Go on with a run whose launch has ended, as its next launch
     Resume(launch::Resume),
+    /// Raise the worker groups of a Ray cluster to the most that they may have
+    #[command(hide = true)]
+    Grow(grow::Grow),
     /// Train, or go on where the run stopped
     Train(train::Train),
     /// A Python prompt whose statements run beside all workers of a running run
@@ -99,6 +103,7 @@ impl Command {
             Self::Logs(command) => command.run(output),
             Self::Stop(command) => command.run(output),
             Self::Resume(command) => command.run(output),
+            Self::Grow(command) => command.run(output),
             Self::Train(command) => command.run(output),
             Self::Shell(command) => command.run(output),
             Self::Exec(command) => command.run(output),

@@ -63,13 +63,15 @@ impl Stop {
                 .with_hint("name the run spec"));
             }
             let saved = self.save(&Store::open(&self.target)?, output)?;
-            return self.tell(output, saved.as_deref(), &[]);
+            tell(output, saved.as_deref(), &[]);
+            return Ok(());
         }
         let spec = SpecArgs { path: PathBuf::from(path), overrides: self.overrides.clone() };
         let resolved = spec.resolve()?;
         if resolved.spec.cluster.eks.is_none() {
             let saved = self.save(&Store::open(&resolved.spec.store)?, output)?;
-            return self.tell(output, saved.as_deref(), &[]);
+            tell(output, saved.as_deref(), &[]);
+            return Ok(());
         }
         let run = Run::open(&spec, &self.cluster)?;
         let saved = if self.no_save || !run.alive().any(|launch| !launch.builds) {
@@ -81,9 +83,10 @@ impl Stop {
                     .with_hint("nothing was deleted; `--no-save` deletes without asking for a save")
             })?
         };
-        self.delete(&run, output)?;
+        delete(&run, output)?;
         let names: Vec<&str> = run.launches.iter().map(|launch| launch.name.as_str()).collect();
-        self.tell(output, saved.as_deref(), &names)
+        tell(output, saved.as_deref(), &names);
+        Ok(())
     }
 
     /// Asks the driver, and waits for its end; how it ended.
@@ -104,36 +107,35 @@ impl Stop {
             sleep(PERIOD);
         }
     }
+}
 
-    fn delete(&self, run: &Run, output: &Output) -> Result<()> {
-        for launch in &run.launches {
-            if run.cluster.delete(RAY_JOB, Some(&run.namespace), &launch.name)? {
-                output.note(&format!("deleting {}", launch.name));
-            }
+fn delete(run: &Run, output: &Output) -> Result<()> {
+    for launch in &run.launches {
+        if run.cluster.delete(RAY_JOB, Some(&run.namespace), &launch.name)? {
+            output.note(&format!("deleting {}", launch.name));
         }
-        let deadline = Instant::now() + Duration::from_secs(GONE_SECONDS);
-        for launch in &run.launches {
-            wait::until_gone(&run.cluster, &run.namespace, &launch.name, deadline)?;
-        }
-        Ok(())
     }
+    let deadline = Instant::now() + Duration::from_secs(GONE_SECONDS);
+    for launch in &run.launches {
+        wait::until_gone(&run.cluster, &run.namespace, &launch.name, deadline)?;
+    }
+    Ok(())
+}
 
-    fn tell(&self, output: &Output, saved: Option<&str>, deleted: &[&str]) -> Result<()> {
-        if output.is_json() {
-            output.json(&json!({"driver": saved, "deleted": deleted}));
-            return Ok(());
-        }
-        if saved.is_none() && deleted.is_empty() {
-            output.print("nothing to stop: no driver is at work");
-            return Ok(());
-        }
-        if let Some(saved) = saved {
-            output.print(&format!("the driver is {saved}"));
-        }
-        for name in deleted {
-            output.print(&format!("{name} is gone, with its cluster"));
-        }
-        Ok(())
+fn tell(output: &Output, saved: Option<&str>, deleted: &[&str]) {
+    if output.is_json() {
+        output.json(&json!({"driver": saved, "deleted": deleted}));
+        return;
+    }
+    if saved.is_none() && deleted.is_empty() {
+        output.print("nothing to stop: no driver is at work");
+        return;
+    }
+    if let Some(saved) = saved {
+        output.print(&format!("the driver is {saved}"));
+    }
+    for name in deleted {
+        output.print(&format!("{name} is gone, with its cluster"));
     }
 }
 

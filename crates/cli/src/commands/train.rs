@@ -16,6 +16,9 @@ pub(crate) struct Train {
     /// Claim the run although another driver seems to be alive
     #[arg(long)]
     take_over: bool,
+    /// Build nothing: refuse to train where some data is not built
+    #[arg(long)]
+    built: bool,
 }
 
 impl Train {
@@ -29,6 +32,9 @@ impl Train {
         let mut arguments = vec!["--resolved".to_owned(), handover.path()];
         if self.take_over {
             arguments.push("--take-over".to_owned());
+        }
+        if self.built {
+            arguments.push("--built".to_owned());
         }
         python::exec("train", &arguments, output)
     }

@@ -170,12 +170,6 @@ impl<'a> Context<'a> {
                 "the groups may lie in several zones, between which there is no EFA: give all the same `zone`".into(),
             );
         }
-        if self.elastic {
-            notes.push(
-                "the driver of this build does not raise `replicas` itself: patch the RayCluster once the run trains"
-                    .into(),
-            );
-        }
         if self.queued() && self.elastic {
             notes.push(format!(
                 "Kueue counts the floor of {} nodes; what the run grows beyond it is outside its quota",
@@ -261,7 +255,7 @@ impl<'a> Context<'a> {
         Ok(())
     }
 
-    fn needs_build(&self) -> bool {
+    pub(super) fn needs_build(&self) -> bool {
         needs_build(self.resolved)
     }
 

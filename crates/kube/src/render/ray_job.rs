@@ -25,13 +25,15 @@ pub(super) fn train(context: &Context<'_>) -> Result<File> {
         let group = if count.min == count.max {
             group.with("replicas", count.max)
         } else {
-            let why = "the floor: the run starts on it, and takes in what comes when this is raised, to `maxReplicas` at most";
+            let why = "the floor: the run starts on it; once it trains its driver raises this to `maxReplicas`, and takes in what comes";
             group.why("replicas", count.min, why)
         };
         let group = group.with("minReplicas", count.min).with("maxReplicas", count.max);
         groups.push(group.with("rayStartParams", Map::new()).with("template", pod::worker(context, nodes)?));
     }
-    let command = format!("eagleray train {SPEC_FOLDER}/{SPEC_FILE}");
+    // What is built by a launch of its own must not be built by this one, which holds accelerators.
+    let built = if context.needs_build() { " --built" } else { "" };
+    let command = format!("eagleray train{built} {SPEC_FOLDER}/{SPEC_FILE}");
     let why = "the driver, which outlives lost workers; KubeRay itself never tries again in the same cluster";
     let object = ray_job(context, &context.launch, Map::new().why("entrypoint", command, why), groups);
     Ok(File { path: "train/ray-job.yaml".into(), object })

@@ -105,7 +105,7 @@ fn scaled(value: f64, unit: &str) -> String {
     let mut value = value;
     for prefix in ["", "k", "M", "G", "T", "P"] {
         if value < 1_000.0 {
-            let digits = if prefix.is_empty() { 0 } else { 1 };
+            let digits = usize::from(!prefix.is_empty());
             return format!("{value:.digits$} {prefix}{unit}");
         }
         value /= 1_000.0;

@@ -91,7 +91,7 @@ pub enum Strategy {
 }
 
 impl Strategy {
-    /// The stage of ZeRO, where it is one.
+    /// The stage of `ZeRO`, where it is one.
     pub const fn zero_stage(self) -> Option<u8> {
         match self {
             Self::Named(NamedStrategy::Zero1) => Some(1),
