@@ -42,6 +42,12 @@ def kuberay(plane: ControlPlane) -> None:
     operators.install_kuberay(plane)
 
 
+@pytest.fixture(scope="session")
+def kueue(plane: ControlPlane, kuberay: None) -> None:
+    """Kueue after KubeRay: it takes on the kinds of jobs that it finds."""
+    operators.install_kueue(plane)
+
+
 @pytest.fixture
 def cluster(plane: ControlPlane, request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """A namespace, and machines that go with it; what its pods said is shown where the test failed."""

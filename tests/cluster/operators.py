@@ -1,4 +1,4 @@
-"""KubeRay in the cluster, from the manifests of its own module, as a pod of our nodes."""
+"""KubeRay and Kueue in the cluster, from the manifests of their own modules, as pods of our nodes."""
 
 from __future__ import annotations
 
@@ -18,6 +18,16 @@ def install_kuberay(plane: ControlPlane) -> None:
     plane.host.images["operator"] = {"/manager": programs.build(programs.KUBERAY)}
     apply_all(plane.client, _default(plane, programs.KUBERAY))
     _wait_until_available(plane.client, "default", "kuberay-operator")
+
+
+def install_kueue(plane: ControlPlane) -> None:
+    """The controller with its definitions, rights and webhooks, ready to take jobs."""
+    plane.host.images["kueue"] = {"/manager": programs.build(programs.KUEUE)}
+    apply_all(plane.client, _default(plane, programs.KUEUE))
+    _wait_until_available(plane.client, "kueue-system", "kueue-controller-manager")
+    flavor = {"apiVersion": "kueue.x-k8s.io/v1beta2", "kind": "ResourceFlavor", "metadata": {"name": "probe"}}
+    # Its webhooks take a moment longer than its readiness: their certificate has to reach them.
+    wait_for("the webhooks of Kueue", lambda: plane.client.apply(flavor, dry=True))
 
 
 def install_definitions(client: Client, files: Iterable[Path]) -> None:

@@ -50,7 +50,7 @@ class Program:
         return CACHE / "tools" / "cluster" / f"{self.name}-{self.version}-{digest.hexdigest()[:8]}"
 
     def linker_flags(self) -> str:
-        """Small, and with the version that it reports. Clients read it."""
+        """Small, and with the version that it reports: Kueue does not start beside a server without one."""
         flags = "-s -w"
         if self.name == "kubernetes":
             major, minor, _ = self.version.removeprefix("v").split(".")
@@ -66,7 +66,8 @@ KUBERAY = Program(
     module="github.com/ray-project/kuberay/ray-operator",
     package="github.com/ray-project/kuberay/ray-operator",
 )
-ALL = (ETCD, KUBERNETES, KUBERAY)
+KUEUE = Program(name="kueue", module="sigs.k8s.io/kueue", package="sigs.k8s.io/kueue/cmd/kueue")
+ALL = (ETCD, KUBERNETES, KUBERAY, KUEUE)
 
 
 def build(program: Program) -> Path:

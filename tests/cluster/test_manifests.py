@@ -82,6 +82,16 @@ def test_the_launches_of_the_example_are_taken(plane: ControlPlane, tmp_path: Pa
     assert {"RayJob solar-8b-1", "RayJob solar-8b-1-build", "ConfigMap solar-8b-1"} <= set(taken)
 
 
+@pytest.mark.usefixtures("namespace", "kueue")
+def test_the_queues_and_a_queued_launch_are_taken(plane: ControlPlane, tmp_path: Path) -> None:
+    text = example().replace("    image:", "    queue: llm\n    image:")
+    folder = render(text, tmp_path, "--kueue")
+    parts = ("queues", "run", "build", "train")
+    manifests = [document for part in parts for document in documents(folder / part)]
+    taken = apply_dry(plane.client, manifests)
+    assert {"LocalQueue", "ClusterQueue", "ResourceFlavor", "RayJob"} <= {name.split()[0] for name in taken}
+
+
 @pytest.mark.usefixtures("karpenter")
 def test_the_nodes_are_taken_and_karpenter_s_rules_are_in_force(plane: ControlPlane, tmp_path: Path) -> None:
     manifests = documents(render(example(), tmp_path) / "nodes")
