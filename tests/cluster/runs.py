@@ -13,10 +13,13 @@ from typing import Any
 import yaml
 
 from cluster import Cluster, documents, machine_of
+from plane import STATE
 from training import Corpus, Run, spec_text
 
 MOUNT = "/mnt/shared"
 NAME = "tiny"
+# Only what hangs is as slow as this.
+COMMAND_SECONDS = 500
 # What a head is rendered with, which this machine need not have: nothing here limits a process.
 LARGE = {"cpu": "16", "memory": "64Gi"}
 
@@ -57,6 +60,7 @@ class Launch:
     """A run that is on its way through the cluster."""
 
     cluster: Cluster
+    spec: Path
     manifests: Path
     shared: Path
 
@@ -69,14 +73,28 @@ class Launch:
         """The run as its store tells it."""
         return Run(store=self.shared / "store", resolved=self.shared / "resolved.json")
 
-    def add_nodes(self) -> None:
-        """The machines that Karpenter would make: one for each head, as many as a group has."""
+    def add_nodes(self, count: int) -> None:
+        """The machines that Karpenter would make: one for the head and one that builds, `count` for each group."""
         for pool in documents(self.manifests / "nodes"):
             if pool["kind"] == "NodePool":
                 name = pool["metadata"]["name"]
-                count = 1 if name.endswith("-head") else 2
-                for number in range(count):
+                alone = name.endswith(("-head", "-cpu"))
+                for number in range(1 if alone else count):
                     self.cluster.add_node(f"{name}-{number}", allocatable=LARGE, **machine_of(pool))
+
+    def add_node(self, group: str, number: int) -> None:
+        """One machine more for a group."""
+        pools = [pool for pool in documents(self.manifests / "nodes") if pool["kind"] == "NodePool"]
+        (pool,) = (pool for pool in pools if pool["metadata"]["name"] == f"{NAME}-{group}")
+        self.cluster.add_node(f"{NAME}-{group}-{number}", allocatable=LARGE, **machine_of(pool))
+
+    def command(self, word: str, *options: str) -> subprocess.CompletedProcess[str]:
+        """A command on this run's spec, as from a machine that has no Karpenter to ask."""
+        own = ["--kubeconfig", str(STATE / "admin.conf"), "--set", "cluster.eks.karpenter=null"]
+        # The store is where pods have it; the commands that read it from here are told where that is.
+        own += ["--set", f"store={self.shared}/store"] if word == "stop" else []
+        command = [f"{sys.prefix}/bin/eagleray", word, str(self.spec), *own, *options]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=COMMAND_SECONDS)
 
     def apply(self) -> None:
         for part in ("queues", "run", "train"):
@@ -90,17 +108,24 @@ def prepare(
     shared: Path,
     *options: str,
     on_eks: Mapping[str, Any] | None = None,
+    built: Path | None = None,
+    machines: int = 2,
     **changes: Any,
 ) -> Launch:
-    """A run of two workers whose text and store lie in the shared folder; its machines are there, it is not applied."""
+    """A run of two workers whose text and store lie in the shared folder; its machines are there, it is not applied.
+
+    `built` is a folder with its token datasets, from another run of the same text.
+    """
     for file in corpus.root.iterdir():
         if file.is_file():
             shutil.copy2(file, shared)
+    if built is not None:
+        shutil.copytree(built, shared / "built")
+        options = ("--built", *options)
     inside = Corpus(Path(MOUNT))
     spec = yaml.safe_load(spec_text(inside, f"{MOUNT}/store", **changes))
     spec["cluster"]["eks"] = eks(cluster.namespace, **(on_eks or {}))
-    # The driver builds what is not built: so little text needs no nodes of its own.
-    manifests = render(yaml.safe_dump(spec, sort_keys=False), shared.parent, "--built", *options)
-    launch = Launch(cluster, manifests, shared)
-    launch.add_nodes()
+    manifests = render(yaml.safe_dump(spec, sort_keys=False), shared.parent, *options)
+    launch = Launch(cluster, shared.parent / "run.yaml", manifests, shared)
+    launch.add_nodes(machines)
     return launch

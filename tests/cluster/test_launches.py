@@ -14,8 +14,9 @@ from plane import ControlPlane
 from runs import Launch, prepare
 from training import Corpus, Run
 
-# Long enough that a test can strike in the middle of it.
 STEPS = 60
+# Long enough that a test can strike in the middle of it.
+LONG = 300
 # Longer than a save takes, shorter than the drain of 90 s that is rendered, so that SIGKILL has its say.
 GRACE_SECONDS = 20
 
@@ -26,46 +27,97 @@ pytestmark = pytest.mark.timeout(600)
 def undisturbed(
     plane: ControlPlane, kuberay: None, corpus: Corpus, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Launch]:
-    """A launch that nobody touched, from its manifests to its end."""
+    """A run that nobody touched: one command from its spec to its end, the build of its data before it."""
     cluster = Cluster.make(plane, "undisturbed")
     shared = tmp_path_factory.mktemp("undisturbed") / "shared"
     shared.mkdir()
     cluster.claim("shared", shared)
-    launch = prepare(cluster, corpus, shared, steps=STEPS)
-    launch.apply()
-    try:
-        cluster.wait_for_job(launch.job)
-    except BaseException:
-        print(cluster.told())
-        raise
+    launch = prepare(cluster, corpus, shared, steps=STEPS, on_eks={"cpu": {"instance": "m7i.2xlarge", "nodes": 1}})
+    done = launch.command("launch", "--wait", "--timeout", "8m")
+    if done.returncode != 0:
+        print(done.stderr, cluster.told())
+    assert done.returncode == 0, done.stderr
     yield launch
     cluster.remove()
 
 
-def test_a_rendered_run_trains_and_its_cluster_goes(undisturbed: Launch) -> None:
+def test_one_command_builds_trains_and_leaves_nothing_that_is_paid_for(undisturbed: Launch) -> None:
     cluster, run = undisturbed.cluster, undisturbed.run
     assert cluster.ray_job(undisturbed.job)["status"]["jobId"] == undisturbed.job
+    assert cluster.ray_job(f"{undisturbed.job}-build")["status"]["jobStatus"] == "SUCCEEDED"
     assert len(run.digests()) == STEPS and STEPS in run.commits()
     cluster.wait_until_empty()
+    again = undisturbed.command("launch")
+    assert again.returncode == 1 and "`eagleray resume` goes on as launch 2" in again.stderr
+
+
+def test_a_run_that_is_stopped_saves_leaves_nothing_and_is_resumed(
+    undisturbed: Launch, cluster: Cluster, corpus: Corpus, shared: Path
+) -> None:
+    built = undisturbed.shared / "built"
+    launch = prepare(cluster, corpus, shared, built=built, steps=1_000_000, every="10 steps")
+    made = launch.command("launch", "--built")
+    assert made.returncode == 0, made.stderr
+    wait_for("a save", lambda: commits(cluster, launch))
+    stopped = launch.command("stop")
+    assert stopped.returncode == 0, stopped.stderr
+    assert "the driver is stopped after step" in stopped.stdout
+    assert not cluster.client.items(cluster.path("ray.io/v1", "rayjobs"))
+    assert not cluster.client.items(cluster.path("ray.io/v1", "rayclusters"))
+    assert not cluster.client.items(cluster.path("v1", "pods"))
+    last = max(launch.run.commits())
+    end = max(STEPS, last + 10)
+    resumed = launch.command("launch", "--launch", "2", "--built", "--wait", "--set", f"train.steps={end}")
+    assert resumed.returncode == 0, resumed.stderr + cluster.told()
+    assert [event["step"] for event in launch.run.steps() if event["attempt"] == 2][0] == last + 1
+    assert_same(launch.run, undisturbed.run)
+
+
+def test_an_elastic_run_starts_on_its_floor_and_grows_when_a_machine_comes(
+    undisturbed: Launch, cluster: Cluster, corpus: Corpus, shared: Path
+) -> None:
+    launch = prepare(
+        cluster,
+        corpus,
+        shared,
+        built=undisturbed.shared / "built",
+        machines=1,
+        workers={"min": 1, "max": 2},
+        steps=1_000_000,
+        on_eks={
+            "groups": [{"name": "steady", "instance": "g5.xlarge", "nodes": {"min": 1, "max": 2}}],
+            "env": {"EAGLERAY_RESIZE_SECONDS": "5"},
+        },
+    )
+    made = launch.command("launch", "--built")
+    assert made.returncode == 0, made.stderr
+    wait_for("a save", lambda: commits(cluster, launch))
+    assert launch.run.events("generation")[-1]["world"] == 1
+    wait_for("the driver to ask for more", lambda: len(cluster.ray_pods("worker")) == 2)
+    launch.add_node("steady", 1)
+    wait_for("a world of two", lambda: launch.run.events("generation")[-1]["world"] == 2)
+    stopped = launch.command("stop")
+    assert stopped.returncode == 0, stopped.stderr
+    assert_same(launch.run, undisturbed.run)
 
 
 def test_a_run_whose_worker_pod_is_deleted_ends_with_equal_digests(
     undisturbed: Launch, cluster: Cluster, corpus: Corpus, shared: Path
 ) -> None:
-    launch = prepare(cluster, corpus, shared, steps=STEPS)
+    launch = prepare(cluster, corpus, shared, built=undisturbed.shared / "built", steps=LONG)
     launch.apply()
     wait_for("a save", lambda: commits(cluster, launch))
     victim = cluster.ray_pods("worker")[0]["metadata"]["name"]
     cluster.client.delete(cluster.path("v1", "pods", victim), gracePeriodSeconds=GRACE_SECONDS)
     cluster.wait_for_job(launch.job)
     assert len(launch.run.events("generation")) > 1, "the run did not notice"
-    assert launch.run.digests() == undisturbed.run.digests()
+    assert_same(launch.run, undisturbed.run)
 
 
 def test_a_run_whose_head_pod_is_deleted_goes_on_from_its_newest_commit(
     undisturbed: Launch, cluster: Cluster, corpus: Corpus, shared: Path
 ) -> None:
-    launch = prepare(cluster, corpus, shared, steps=STEPS)
+    launch = prepare(cluster, corpus, shared, built=undisturbed.shared / "built", steps=LONG)
     launch.apply()
     wait_for("a save", lambda: commits(cluster, launch))
     victim = cluster.ray_pods("head")[0]["metadata"]["name"]
@@ -74,7 +126,15 @@ def test_a_run_whose_head_pod_is_deleted_goes_on_from_its_newest_commit(
     attempts = {event["attempt"]: event["step"] for event in reversed(launch.run.steps())}
     assert len(attempts) > 1, "the job was not submitted again"
     assert min(step for attempt, step in attempts.items() if attempt > 1) > 10
-    assert launch.run.digests() == undisturbed.run.digests()
+    assert_same(launch.run, undisturbed.run)
+
+
+def assert_same(run: Run, undisturbed: Run) -> None:
+    """The same samples and tokens at every step that both have done."""
+    mine, theirs = run.digests(), undisturbed.digests()
+    common = mine.keys() & theirs.keys()
+    assert len(common) >= 10
+    assert {step: mine[step] for step in common} == {step: theirs[step] for step in common}
 
 
 def commits(cluster: Cluster, launch: Launch) -> list[int]:
@@ -86,8 +146,11 @@ def commits(cluster: Cluster, launch: Launch) -> list[int]:
 
 
 @pytest.mark.usefixtures("kueue")
-def test_a_queued_run_waits_for_its_quota_and_then_trains(cluster: Cluster, corpus: Corpus, shared: Path) -> None:
-    launch = prepare(cluster, corpus, shared, "--kueue", on_eks={"queue": "llm"}, steps=60)
+def test_a_queued_run_waits_for_its_quota_and_then_trains(
+    undisturbed: Launch, cluster: Cluster, corpus: Corpus, shared: Path
+) -> None:
+    built = undisturbed.shared / "built"
+    launch = prepare(cluster, corpus, shared, "--kueue", built=built, on_eks={"queue": "llm"}, steps=STEPS)
     cluster.apply_folder(launch.manifests / "queues")
     queue = next(made for made in documents(launch.manifests / "queues") if made["kind"] == "ClusterQueue")
     cluster.client.patch(cluster.client.path_of(queue), {"spec": {"stopPolicy": "Hold"}})
@@ -97,7 +160,7 @@ def test_a_queued_run_waits_for_its_quota_and_then_trains(cluster: Cluster, corp
     assert not cluster.client.items(cluster.path("ray.io/v1", "rayclusters"))
     cluster.client.patch(cluster.client.path_of(queue), {"spec": {"stopPolicy": "None"}})
     cluster.wait_for_job(launch.job)
-    assert launch.run.commits()[-1] == 60
+    assert launch.run.commits()[-1] == STEPS
     cluster.wait_until_empty()
 
 
