@@ -69,7 +69,7 @@ def test_a_run_that_is_stopped_saves_leaves_nothing_and_is_resumed(
     end = max(STEPS, last + 10)
     resumed = launch.command("launch", "--launch", "2", "--built", "--wait", "--set", f"train.steps={end}")
     assert resumed.returncode == 0, resumed.stderr + cluster.told()
-    assert [event["step"] for event in launch.run.steps() if event["attempt"] == 2][0] == last + 1
+    assert next(event["step"] for event in launch.run.steps() if event["attempt"] == 2) == last + 1
     assert_same(launch.run, undisturbed.run)
 
 

@@ -189,6 +189,7 @@ class Loop:
 
     def _go_back(self, anomaly: Mapping[str, Any]) -> bool:
         """To the newest commit, and on with the data after the step at hand; false where there is no commit yet."""
+        # What is being saved may be the newest.
         self.saver.collect()
         commit = newest_commit(self.context)
         if commit is None:
@@ -221,6 +222,8 @@ class Loop:
 
     def _tell(self, anomaly: Mapping[str, Any], action: str, **more: Any) -> list[Suspect]:
         """Tells the ledger of an anomaly, on every rank at once; returns the samples that stand out."""
+        # A save in the background talks in the group in which ranks are asked now.
+        self.saver.collect()
         suspects = suspects_of(self.context, self.seen)
         if self.context.rank == 0:
             first = self.batch * self.plan.global_batch
