@@ -8,11 +8,13 @@ use eagleray_base::{Error, Kind, Result};
 use eagleray_store::runtime;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
-use kube::api::{Api, DeleteParams, DynamicObject, ListParams, LogParams, Patch, PatchParams};
+use kube::Resource as _;
+use kube::api::{Api, DeleteParams, DynamicObject, ListParams, LogParams, Patch, PatchParams, Preconditions};
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
-use kube::core::Status;
+use kube::core::{Request, Status};
 use serde_json::Value;
 
+use crate::page;
 use crate::resource::{POD, Resource};
 
 /// Under this name the API server keeps which fields are ours.
@@ -165,6 +167,67 @@ impl Cluster {
                 Some(token) => page.continue_token = Some(token),
                 None => return Ok(found),
             }
+        }
+    }
+
+    /// Tells each object of a list as it is read: with these labels, and these fields.
+    ///
+    /// No list is ever held: of 1,000 pods, each ten kilobytes and more, hardly anything is wanted.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub fn each(
+        &self,
+        resource: Resource,
+        namespace: Option<&str>,
+        (labels, fields): (&str, &str),
+        tell: &mut dyn FnMut(&Value),
+    ) -> Result<()> {
+        let path = DynamicObject::url_path(&resource.api(), namespace.filter(|_| resource.namespaced));
+        let request = Request::new(path);
+        let mut page = ListParams::default().limit(PAGE);
+        if !labels.is_empty() {
+            page = page.labels(labels);
+        }
+        if !fields.is_empty() {
+            page = page.fields(fields);
+        }
+        loop {
+            let text = self.ask(resource, "", || async {
+                let request = request.list(&page).map_err(kube::Error::BuildRequest)?;
+                self.client.request_text(request).await
+            })?;
+            let next = page::read(&text, tell).map_err(|error| {
+                Error::unavailable(format!("{}: the answer is no list", resource.plural)).with_source(error)
+            })?;
+            match next.filter(|token| !token.is_empty()) {
+                Some(token) => page.continue_token = Some(token),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Deletes this very object, and none that took its name since; at once where `force` is set, without
+    /// a word of whoever runs it. False where it was gone.
+    ///
+    /// # Errors
+    /// As [`Self::get`]; `Conflict` where another has its name.
+    pub fn delete_exactly(
+        &self,
+        resource: Resource,
+        namespace: Option<&str>,
+        name: &str,
+        uid: &str,
+        force: bool,
+    ) -> Result<bool> {
+        let api = self.api(resource, namespace);
+        let mut parameters =
+            if force { DeleteParams::background().grace_period(0) } else { DeleteParams::foreground() };
+        parameters.preconditions = Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None });
+        match self.ask(resource, name, || api.delete(name, &parameters)) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == Kind::NotFound && error.hint().is_none() => Ok(false),
+            Err(error) => Err(error),
         }
     }
 

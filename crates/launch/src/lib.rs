@@ -22,13 +22,16 @@
 //!
 //! Map: [`cluster`] asking and telling · [`resource`] the kinds of objects · [`launches`] what has become of each launch ·
 //! [`change`] what applying would change · [`wait`] for an end ·
-//! [`driver`] what a driver says ·
-//! [`grow`] an elastic launch, once it trains.
+//! [`watch`] why nothing happens, or what does · [`leaks`] what is held for nothing · [`driver`] what a driver says ·
+//! [`grow`] an elastic launch, once it trains · [`page`] lists that are reduced while they are read.
 
 pub mod change;
 pub mod cluster;
 pub mod driver;
 pub mod grow;
 pub mod launches;
+pub mod leaks;
+pub mod page;
 pub mod resource;
 pub mod wait;
+pub mod watch;

@@ -23,7 +23,7 @@
 //!
 //! Map: [`paths`] every path of a run · [`claim`] attempts and who may make one · [`heartbeat`] the sign of life
 //! of a driver · [`stop`] asking it to save and stop · [`ledger`] writing and reading events · [`event`] their form · [`timeline`] spans to seconds by
-//! cause · [`account`] the report's figures · [`runs`] the runs of a folder · [`world`] where the ranks of a run are ·
+//! cause · [`account`] the report's figures · [`runs`] the runs of a folder · [`recent`] what a run is at · [`world`] where the ranks of a run are ·
 //! [`huggingface`] the model a run starts from, where it lies in a folder.
 
 pub mod account;
@@ -33,6 +33,7 @@ pub mod heartbeat;
 pub mod huggingface;
 pub mod ledger;
 pub mod paths;
+pub mod recent;
 pub mod runs;
 pub mod stop;
 pub mod timeline;
@@ -42,6 +43,7 @@ pub use account::Account;
 pub use claim::{Claim, Claimant, is_current};
 pub use event::Event;
 pub use ledger::{Ledger, read_ledger};
+pub use recent::Recent;
 pub use runs::{RunState, Summary};
 pub use world::World;
 

@@ -1,7 +1,7 @@
 //! `eagleray launch`, `eagleray resume` and `eagleray diff`: a run's objects on a live cluster.
 
 use std::fmt::Write as _;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use eagleray_base::{Error, Result};
 use eagleray_checkpoint::Save;
@@ -11,12 +11,14 @@ use eagleray_launch::change::{Change, change};
 use eagleray_launch::cluster::Apply;
 use eagleray_launch::launches::{Launch as Launched, Phase};
 use eagleray_launch::wait;
+use eagleray_launch::watch::Watcher;
 use eagleray_spec::Purpose;
 use eagleray_store::Store;
 use serde_json::{Value, json};
 
 use super::SpecArgs;
 use super::live::{ClusterArgs, Patience, Run, patience};
+use super::watch::look;
 use crate::output::Output;
 
 const AFTER_HELP: &str = "\
@@ -28,6 +30,9 @@ The exit code is 0 when the launch is made (with --wait: when the run is complet
 failed, 2 when the cluster does not answer or the time is up.
 
   eagleray launch run.yaml --wait --timeout 3d";
+
+/// How often a wait looks at all that a launch depends on.
+const LOOK_PERIOD: Duration = Duration::from_secs(10);
 
 /// Put a run on its cluster.
 #[derive(clap::Args)]
@@ -249,18 +254,33 @@ impl Going<'_> {
         Ok(())
     }
 
-    /// Waits for an end that is good.
+    /// Waits for an end that is good, saying what `eagleray watch` says.
     fn wait(&self, name: &str) -> Result<Launched> {
+        let Run { cluster, namespace, resolved, .. } = self.run;
+        let mut looking: Option<(Watcher, Phase, Instant)> = None;
         let mut last = String::new();
-        let end =
-            wait::until_over(&self.run.cluster, &self.run.namespace, name, self.deadline, &mut |launch| {
-                let line = format!("{name}: {}", told(launch));
-                if line != last {
-                    self.output.note(&line);
-                    last = line;
+        let end = wait::until_over(cluster, namespace, name, self.deadline, &mut |launch| {
+            // To look costs a list of pods: seldom, but at once when something has happened.
+            let mut watcher = match looking.take() {
+                Some((watcher, phase, at)) if phase == launch.phase && at.elapsed() < LOOK_PERIOD => {
+                    looking = Some((watcher, phase, at));
+                    return Ok(());
                 }
-                Ok(())
-            })?;
+                Some((watcher, ..)) => watcher,
+                None => Watcher::new(cluster, launch, &resolved.spec.store),
+            };
+            // What cannot be asked now can be asked the next time: the wait itself knows what is too long.
+            let line = look(&mut watcher).map_or_else(|_| told(launch), |(told, _)| told.line);
+            for missing in watcher.unseen() {
+                self.output.note(&missing);
+            }
+            if line != last {
+                self.output.note(&format!("{name}: {line}"));
+                last = line;
+            }
+            looking = Some((watcher, launch.phase, Instant::now()));
+            Ok(())
+        })?;
         if end.phase == Phase::Succeeded {
             return Ok(end);
         }

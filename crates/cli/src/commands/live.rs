@@ -1,7 +1,7 @@
 //! What the commands that talk to a cluster have in common.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use eagleray_base::{Error, Result};
 use eagleray_launch::cluster::{Cluster, Connection};
@@ -55,6 +55,19 @@ impl Run {
         self.launches.iter().filter(|launch| !launch.phase.is_over() || launch.deleting)
     }
 
+    /// The launch of this number, that which trains before that which builds; the newest.
+    pub(crate) fn named(&self, number: Option<u32>) -> Result<&Launch> {
+        let found = match number {
+            Some(number) => self.find(number, false).or_else(|| self.find(number, true)),
+            None => self.launches.last(),
+        };
+        found.ok_or_else(|| {
+            let (name, namespace) = (&self.resolved.spec.name, &self.namespace);
+            Error::not_found(format!("`{name}` has no such launch in `{namespace}`"))
+                .with_hint("`eagleray launch` makes one")
+        })
+    }
+
     /// The launch of this number that trains, or builds.
     pub(crate) fn find(&self, number: u32, builds: bool) -> Option<&Launch> {
         self.launches.iter().find(|launch| launch.number == number && launch.builds == builds)
@@ -70,6 +83,13 @@ pub(crate) fn namespace(resolved: &Resolved) -> Result<String> {
     })
 }
 
+/// Seconds since the epoch.
+#[expect(clippy::disallowed_methods, reason = "ages are told against the clock of whoever asks")]
+pub(crate) fn now() -> i64 {
+    let age = SystemTime::now().duration_since(UNIX_EPOCH);
+    age.map_or(0, |age| i64::try_from(age.as_secs()).unwrap_or(i64::MAX))
+}
+
 /// `30m`, as a point in time from now on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience(Duration);
@@ -77,6 +97,10 @@ pub(crate) struct Patience(Duration);
 impl Patience {
     pub(crate) const fn of_seconds(seconds: u64) -> Self {
         Self(Duration::from_secs(seconds))
+    }
+
+    pub(crate) const fn duration(self) -> Duration {
+        self.0
     }
 
     pub(crate) fn deadline(self) -> Instant {

@@ -2,7 +2,7 @@
 
 use std::thread::sleep;
 
-use eagleray_base::{Error, Kind, Result};
+use eagleray_base::{Kind, Result};
 use eagleray_kube::render::LAUNCH_LABEL;
 use eagleray_launch::driver;
 use eagleray_launch::launches::Launch;
@@ -46,17 +46,7 @@ pub(crate) struct Logs {
 impl Logs {
     pub(crate) fn run(self, output: &Output) -> Result<()> {
         let run = Run::open(&self.spec, &self.cluster)?;
-        let launch = match self.launch {
-            Some(number) => run.find(number, false).or_else(|| run.find(number, true)),
-            None => run.launches.last(),
-        };
-        let launch = launch.ok_or_else(|| {
-            Error::not_found(format!(
-                "`{}` has no such launch in `{}`",
-                run.resolved.spec.name, run.namespace
-            ))
-            .with_hint("`eagleray launch` makes one")
-        })?;
+        let launch = run.named(self.launch)?;
         match self.pod.as_deref() {
             None => self.driver(&run, launch, output),
             Some("list") => list(&run, launch, output),

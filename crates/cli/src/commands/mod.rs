@@ -7,6 +7,7 @@ mod exec;
 mod grow;
 mod init;
 mod launch;
+mod leaks;
 mod lint;
 mod live;
 mod logs;
@@ -20,6 +21,7 @@ mod stop;
 mod tokenizer;
 mod tokens;
 mod train;
+mod watch;
 
 use std::path::{Path, PathBuf};
 
@@ -58,6 +60,8 @@ pub(crate) enum Command {
     Diff(launch::Diff),
     /// Put a run on its cluster
     Launch(launch::Launch),
+    /// Say what a launch waits for, or what it does
+    Watch(watch::Watch),
     /// Show what the driver or a pod of a launch says
     Logs(logs::Logs),
     /// Have a run save and stop, and delete its launches
@@ -77,7 +81,7 @@ pub(crate) enum Command {
     Checkpoint(checkpoint::Checkpoint),
     /// Tell what happened in a run: losses, speed, and where the time went
     Report(report::Report),
-    /// List the runs of a folder or bucket
+    /// List the runs of a folder or bucket, or what is held for nothing on a cluster
     Runs(runs::Runs),
 }
 
@@ -100,6 +104,7 @@ impl Command {
             Self::Lint(command) => command.run(output),
             Self::Diff(command) => command.run(output),
             Self::Launch(command) => command.run(output),
+            Self::Watch(command) => command.run(output),
             Self::Logs(command) => command.run(output),
             Self::Stop(command) => command.run(output),
             Self::Resume(command) => command.run(output),

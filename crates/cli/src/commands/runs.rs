@@ -1,4 +1,4 @@
-//! `eagleray runs`: the runs on a store, their state, steps and age.
+//! `eagleray runs`: the runs on a store, their state, steps and age; and what is left on a cluster.
 
 use std::fmt::Write as _;
 
@@ -7,19 +7,33 @@ use eagleray_run::runs::{self, Summary};
 use eagleray_store::Store;
 use serde_json::{Value, json};
 
+use super::leaks::Leaks;
 use crate::output::Output;
 
-/// List the runs of a folder or bucket.
+const AFTER_HELP: &str = "\
+With --leaks no store is listed but a cluster looked at. The exit code is 1 where something is found and not deleted.
+
+  eagleray runs s3://acme/runs
+  eagleray runs --leaks --all-namespaces
+  eagleray runs --leaks --fix --namespace training";
+
+/// List the runs of a folder or bucket, or what is held for nothing on a cluster.
 #[derive(clap::Args)]
+#[command(after_help = AFTER_HELP)]
 pub(crate) struct Runs {
     /// A folder or bucket prefix with runs in it, or one run
-    #[arg(value_name = "DIR")]
-    path: String,
+    #[arg(value_name = "DIR", required_unless_present = "leaks")]
+    path: Option<String>,
+    #[command(flatten)]
+    leaks: Leaks,
 }
 
 impl Runs {
     pub(crate) fn run(self, output: &Output) -> Result<()> {
-        let store = Store::open(&self.path)?;
+        if self.leaks.is_wanted() {
+            return self.leaks.run(output);
+        }
+        let store = Store::open(self.path.as_deref().unwrap_or_default())?;
         if store.local_path("").is_some_and(|folder| !folder.is_dir()) {
             return Err(Error::not_found(format!("there is no folder `{}`", store.url())));
         }

@@ -1,0 +1,164 @@
+//! What is asked of an API server, and what is made of its answers: against one that answers what a test says.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex};
+
+use eagleray_launch::cluster::{Cluster, Connection};
+use eagleray_launch::launches::Launch;
+use eagleray_launch::leaks::{holdings, leaks};
+use eagleray_launch::watch::{Phase, Watcher, groups, tell};
+use serde_json::{Value, json};
+
+/// `GET /api/v1/pods?limit=250` and a body, in the order in which they came.
+type Requests = Arc<Mutex<Vec<(String, String)>>>;
+
+/// A server of plain HTTP that answers each request alike, and the cluster that it plays.
+fn serve(answer: impl Fn(&str) -> (u16, Value) + Send + 'static) -> (Cluster, Requests) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let requests = Requests::default();
+    let heard = Arc::clone(&requests);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut reader = BufReader::new(stream.try_clone().unwrap());
+            let mut line = String::new();
+            reader.read_line(&mut line).unwrap();
+            let (mut length, mut header) = (0, String::new());
+            while reader.read_line(&mut header).is_ok() && header != "\r\n" {
+                if let Some(value) = header.to_lowercase().strip_prefix("content-length:") {
+                    length = value.trim().parse().unwrap();
+                }
+                header.clear();
+            }
+            let mut body = vec![0; length];
+            reader.read_exact(&mut body).unwrap();
+            let asked = line.rsplit_once(' ').unwrap().0.to_owned();
+            let (status, value) = answer(&asked);
+            heard.lock().unwrap().push((asked, String::from_utf8(body).unwrap()));
+            let text = value.to_string();
+            let head =
+                format!("HTTP/1.1 {status} x\r\ncontent-type: application/json\r\nconnection: close\r\n");
+            let _ = write!(stream, "{head}content-length: {}\r\n\r\n{text}", text.len());
+        }
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config");
+    let config = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "a",
+        "clusters": [{"name": "a", "cluster": {"server": format!("http://{address}")}}],
+        "users": [{"name": "a", "user": {}}],
+        "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a", "namespace": "training"}}],
+    });
+    std::fs::write(&path, config.to_string()).unwrap();
+    let cluster = Cluster::connect(&Connection { kubeconfig: Some(path), context: None }).unwrap();
+    (cluster, requests)
+}
+
+fn refusal(code: u16, message: &str) -> (u16, Value) {
+    (
+        code,
+        json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "message": message, "reason": "x"}),
+    )
+}
+
+fn job() -> Value {
+    let group = json!({"groupName": "od", "replicas": 600});
+    json!({"apiVersion": "ray.io/v1", "kind": "RayJob",
+        "metadata": {"name": "solar-1", "namespace": "training", "uid": "u1", "creationTimestamp": "2026-11-29T11:00:00Z",
+            "labels": {"eagleray/run": "solar", "kueue.x-k8s.io/queue-name": "research"}},
+        "spec": {"rayClusterSpec": {"headGroupSpec": {}, "workerGroupSpecs": [group]}},
+        "status": {"jobDeploymentStatus": "Initializing", "rayClusterName": "solar-1-x"}})
+}
+
+fn ray() -> Value {
+    json!({"apiVersion": "ray.io/v1", "kind": "RayCluster", "metadata": {"name": "solar-1-x", "namespace": "training"},
+        "spec": job()["spec"]["rayClusterSpec"]})
+}
+
+fn pod(number: usize) -> Value {
+    json!({"metadata": {"name": format!("p{number}"), "labels": {"ray.io/group": "od", "ray.io/node-type": "worker"}},
+        "spec": {"nodeName": "n1"}, "status": {"phase": "Pending"}})
+}
+
+#[test]
+fn all_pages_are_read_and_what_may_not_be_read_is_named_once() {
+    let (cluster, requests) = serve(|asked| {
+        let page =
+            asked.split("continue=").nth(1).and_then(|rest| rest[..1].parse::<usize>().ok()).unwrap_or(0);
+        match asked.split(['?', ' ']).nth(1).unwrap() {
+            "/apis/ray.io/v1/namespaces/training/rayjobs/solar-1" => (200, job()),
+            "/apis/ray.io/v1/namespaces/training/rayclusters/solar-1-x" => (200, ray()),
+            "/api/v1/namespaces/training/pods" => {
+                let next = if page < 2 { (page + 1).to_string() } else { String::new() };
+                let items: Vec<Value> = (page * 200..page * 200 + 200).map(pod).collect();
+                (200, json!({"metadata": {"continue": next}, "items": items}))
+            }
+            "/api/v1/nodes" => refusal(403, "nodes is forbidden"),
+            path if path.contains("workloads") || path.contains("nodeclaims") => {
+                refusal(404, "404 page not found")
+            }
+            _ => (200, json!({"metadata": {}, "items": null})),
+        }
+    });
+    let launch = Launch::of(&job()).unwrap();
+    let mut watcher = Watcher::new(&cluster, &launch, "memory://watched");
+    let situation = watcher.look(0).unwrap();
+    assert_eq!(situation.pods.len(), 600);
+    let told = tell(&situation);
+    assert_eq!(
+        (told.phase, told.line.as_str()),
+        (Phase::Images, "images and volumes of 600 pods are fetched")
+    );
+    assert_eq!(groups(&situation)[1].starting, 600);
+    assert_eq!(
+        watcher.unseen(),
+        [
+            "cannot look at Karpenter's machines: nodeclaims: the cluster has no such kind",
+            "cannot look at Kueue's workloads: workloads: the cluster has no such kind",
+            "cannot look at nodes: nodes: nodes is forbidden",
+        ]
+    );
+    watcher.look(0).unwrap();
+    assert_eq!(watcher.unseen(), [""; 0]);
+    let requests = requests.lock().unwrap();
+    let asked = |part: &str| requests.iter().filter(|(asked, _)| asked.contains(part)).count();
+    assert_eq!((asked("/pods?"), asked("/nodes?"), asked("/workloads?")), (6, 1, 1));
+    assert!(requests.iter().any(|(asked, _)| asked.contains("labelSelector=eagleray%2Flaunch%3Dsolar-1")));
+}
+
+#[test]
+fn a_launch_that_is_gone_is_told_of() {
+    let (cluster, _) = serve(|_| refusal(404, "rayjobs.ray.io \"solar-1\" not found"));
+    let launch = Launch::of(&job()).unwrap();
+    let mut watcher = Watcher::new(&cluster, &launch, "memory://gone");
+    assert_eq!(tell(&watcher.look(0).unwrap()).phase, Phase::Gone);
+}
+
+#[test]
+fn a_leak_is_mended_by_its_identity_and_a_dead_pod_at_once() {
+    let (cluster, requests) = serve(|asked| {
+        let mut stuck = pod(1);
+        stuck["metadata"]["uid"] = json!("u2");
+        stuck["metadata"]["namespace"] = json!("training");
+        stuck["metadata"]["deletionTimestamp"] = json!("2026-11-29T11:00:00Z");
+        stuck["metadata"]["labels"]["eagleray/run"] = json!("solar");
+        match asked.split(['?', ' ']).nth(1).unwrap() {
+            "/api/v1/namespaces/training/pods" => (200, json!({"metadata": {}, "items": [stuck]})),
+            path if path.ends_with("/pods/p1") => refusal(404, "pods \"p1\" not found"),
+            _ => (200, json!({"metadata": {}, "items": []})),
+        }
+    });
+    let held = holdings(&cluster, Some("training")).unwrap();
+    let found = leaks(&held, 1_900_000_000, false);
+    assert_eq!(found.len(), 1);
+    assert!(!found[0].mend(&cluster).unwrap(), "it went by itself meanwhile");
+    let requests = requests.lock().unwrap();
+    let (asked, body) = requests.last().unwrap();
+    assert!(asked.starts_with("DELETE /api/v1/namespaces/training/pods/p1"), "{asked}");
+    let body: Value = serde_json::from_str(body).unwrap();
+    assert_eq!((&body["gracePeriodSeconds"], &body["preconditions"]["uid"]), (&json!(0), &json!("u2")));
+}
