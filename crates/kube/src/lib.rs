@@ -27,6 +27,8 @@ pub mod migrate;
 pub mod render;
 pub mod yaml;
 
+pub use lint::{quantity, seconds};
+
 /// Variables by which a training operator or `torchrun` tells a process where it stands among the others, and that Ray
 /// Train sets anew for each worker.
 pub(crate) const RANK_VARIABLES: [&str; 9] = [

@@ -22,6 +22,7 @@ pub use rule::{Mode, Rule, Severity};
 use eagleray_base::{Error, Result};
 
 use crate::manifest;
+pub use facts::{quantity, seconds};
 use report::Out;
 use rule::Check;
 use scene::Scene;

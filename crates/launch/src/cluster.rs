@@ -131,6 +131,19 @@ impl Cluster {
         }
     }
 
+    /// Whether there is an object of that name; nothing of what is in it is sent.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub fn exists(&self, resource: Resource, namespace: Option<&str>, name: &str) -> Result<bool> {
+        let api = self.api(resource, namespace);
+        match self.ask(resource, name, || api.get_metadata(name)) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == Kind::NotFound && error.hint().is_none() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The objects of a namespace, or of all, with these labels (`a=b,c=d`; empty for all).
     ///
     /// # Errors
@@ -386,6 +399,9 @@ impl Cluster {
 
 const HINT_CONFIG: &str =
     "`aws eks update-kubeconfig --name CLUSTER` writes one; `--kubeconfig` and `--context` choose another";
+/// Of an error that a right is missing, and of no other.
+pub(crate) const HINT_RIGHTS: &str =
+    "`eagleray doctor` lists the rights that are missing, with a Role that gives them";
 const HINT_CREDENTIALS: &str =
     "`aws sts get-caller-identity` says who this is; `aws sso login` renews a session";
 
@@ -428,8 +444,7 @@ fn refused(what: &str, resource: Option<Resource>, status: &Status) -> Error {
         404 => Error::not_found(format!("{what}: {said}")),
         401 => Error::invalid(format!("{what}: the API server does not know who asks"))
             .with_hint(HINT_CREDENTIALS),
-        403 => Error::invalid(format!("{what}: {said}"))
-            .with_hint("`eagleray doctor` lists the rights that are missing, with a Role that gives them"),
+        403 => Error::invalid(format!("{what}: {said}")).with_hint(HINT_RIGHTS),
         409 => Error::conflict(format!("{what}: {said}")),
         429 | 500..=599 => Error::unavailable(format!("{what}: {said}")),
         _ => Error::invalid(format!("{what}: {said}")),

@@ -23,10 +23,12 @@
 //! Map: [`cluster`] asking and telling · [`resource`] the kinds of objects · [`launches`] what has become of each launch ·
 //! [`change`] what applying would change · [`wait`] for an end ·
 //! [`watch`] why nothing happens, or what does · [`leaks`] what is held for nothing · [`driver`] what a driver says ·
-//! [`grow`] an elastic launch, once it trains · [`page`] lists that are reduced while they are read.
+//! [`grow`] an elastic launch, once it trains · [`doctor`] whether a cluster has what a launch needs ·
+//! [`page`] lists that are reduced while they are read.
 
 pub mod change;
 pub mod cluster;
+pub mod doctor;
 pub mod driver;
 pub mod grow;
 pub mod launches;

@@ -72,6 +72,18 @@ resources! {
     CLUSTER_QUEUE = "kueue.x-k8s.io" "v1beta2" "ClusterQueue" "clusterqueues" false;
     /// The quota of a namespace.
     LOCAL_QUEUE = "kueue.x-k8s.io" "v1beta2" "LocalQueue" "localqueues" true;
+    /// Operators.
+    DEPLOYMENT = "apps" "v1" "Deployment" "deployments" true;
+    /// Device plugins.
+    DAEMON_SET = "apps" "v1" "DaemonSet" "daemonsets" true;
+    /// Kinds that Kubernetes does not bring.
+    DEFINITION = "apiextensions.k8s.io" "v1" "CustomResourceDefinition" "customresourcedefinitions" false;
+    /// What a namespace may take together.
+    RESOURCE_QUOTA = "" "v1" "ResourceQuota" "resourcequotas" true;
+    /// What a pod of a namespace may take.
+    LIMIT_RANGE = "" "v1" "LimitRange" "limitranges" true;
+    /// Whether Istio demands mutual TLS.
+    PEER_AUTHENTICATION = "security.istio.io" "v1" "PeerAuthentication" "peerauthentications" true;
 }
 
 impl Resource {
@@ -108,6 +120,7 @@ impl Resource {
             }
             "karpenter.sh" | "karpenter.k8s.aws" => Some("Karpenter, or EKS Auto Mode"),
             "kueue.x-k8s.io" => Some("Kueue"),
+            "security.istio.io" => Some("Istio"),
             _ => None,
         }
     }

@@ -319,6 +319,19 @@ impl Store {
         Ok(sorted(objects))
     }
 
+    /// Some object below a prefix (a folder), the first where the backend lists by name; one request on S3.
+    ///
+    /// # Errors
+    /// As [`Store::list`].
+    pub fn first(&self, prefix: &str) -> Result<Option<ObjectInfo>> {
+        match &self.backend {
+            Backend::Local(_) => Ok(self.list(prefix)?.into_iter().next()),
+            Backend::Object(objects) => {
+                runtime().block_on(objects.first(prefix)).map_err(|error| self.place(prefix, error))
+            }
+        }
+    }
+
     /// The objects whose paths match a pattern ([`glob_matches`]), sorted by path. Only folders in which
     /// something can match are read.
     ///

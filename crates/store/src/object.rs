@@ -177,6 +177,12 @@ impl Objects {
         Ok(listed.into_iter().map(|meta| info(self.relative(&meta.location), meta)).collect())
     }
 
+    pub(crate) async fn first(&self, prefix: &str) -> Result<Option<ObjectInfo>> {
+        let location = self.path(prefix);
+        let first = self.answered.check(self.store.list(Some(&location)).try_next().await)?;
+        Ok(first.map(|meta| info(self.relative(&meta.location), meta)))
+    }
+
     /// What matches below the root: one request for each folder in which something can match, and one listing
     /// of all that is below where a `**` begins.
     pub(crate) async fn list_matching(&self, pattern: &Pattern) -> Result<Vec<ObjectInfo>> {

@@ -19,7 +19,7 @@ const RIM: [(&str, &str); 6] = [
     ("numpy", "py"),
     ("clap", "cli"),
     ("indicatif", "cli"),
-    ("kube", "kube"),
+    ("kube", "launch"),
     ("axum", "board"),
 ];
 

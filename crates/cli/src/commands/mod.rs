@@ -3,6 +3,7 @@
 mod check;
 mod checkpoint;
 mod corpus;
+mod doctor;
 mod exec;
 mod grow;
 mod init;
@@ -56,6 +57,8 @@ pub(crate) enum Command {
     Render(render::Render),
     /// Find what is wrong with manifests of Ray, Karpenter and Kueue
     Lint(lint::Lint),
+    /// Find what a cluster, an identity or a store lacks for a launch
+    Doctor(doctor::Doctor),
     /// Show what a launch would change on the cluster
     Diff(launch::Diff),
     /// Put a run on its cluster
@@ -102,6 +105,7 @@ impl Command {
             Self::Plan(command) => command.run(output),
             Self::Render(command) => command.run(output),
             Self::Lint(command) => command.run(output),
+            Self::Doctor(command) => command.run(output),
             Self::Diff(command) => command.run(output),
             Self::Launch(command) => command.run(output),
             Self::Watch(command) => command.run(output),

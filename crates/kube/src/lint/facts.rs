@@ -31,7 +31,7 @@ pub(crate) fn head_size(nodes: i64) -> (f64, f64) {
 }
 
 /// A quantity of Kubernetes, `500m`, `32Gi`, `8`, in its base unit.
-pub(crate) fn quantity(text: &str) -> Option<f64> {
+pub fn quantity(text: &str) -> Option<f64> {
     const UNITS: [(&str, f64); 15] = [
         ("Ki", 1024.0),
         ("Mi", 1_048_576.0),
@@ -58,7 +58,7 @@ pub(crate) fn quantity(text: &str) -> Option<f64> {
 }
 
 /// A duration of Go, `10m`, `1h30m`, `720h`, in seconds; `None` for what is none, such as `Never`.
-pub(crate) fn seconds(text: &str) -> Option<f64> {
+pub fn seconds(text: &str) -> Option<f64> {
     let mut rest = text.trim();
     let mut total = 0.0;
     if rest.is_empty() {
