@@ -51,6 +51,7 @@ def test_one_command_builds_trains_and_leaves_nothing_that_is_paid_for(undisturb
     assert again.returncode == 1 and "`eagleray resume` goes on as launch 2" in again.stderr
 
 
+@pytest.mark.long
 def test_a_run_that_is_stopped_saves_leaves_nothing_and_is_resumed(
     undisturbed: Launch, cluster: Cluster, corpus: Corpus, shared: Path
 ) -> None:
@@ -73,6 +74,7 @@ def test_a_run_that_is_stopped_saves_leaves_nothing_and_is_resumed(
     assert_same(launch.run, undisturbed.run)
 
 
+@pytest.mark.long
 def test_an_elastic_run_starts_on_its_floor_and_grows_when_a_machine_comes(
     undisturbed: Launch, cluster: Cluster, corpus: Corpus, shared: Path
 ) -> None:
@@ -101,32 +103,35 @@ def test_an_elastic_run_starts_on_its_floor_and_grows_when_a_machine_comes(
     assert_same(launch.run, undisturbed.run)
 
 
+@pytest.mark.long
 def test_a_run_whose_worker_pod_is_deleted_ends_with_equal_digests(
     undisturbed: Launch, cluster: Cluster, corpus: Corpus, shared: Path
 ) -> None:
-    launch = prepare(cluster, corpus, shared, built=undisturbed.shared / "built", steps=LONG)
-    launch.apply()
-    wait_for("a save", lambda: commits(cluster, launch))
-    victim = cluster.ray_pods("worker")[0]["metadata"]["name"]
-    cluster.client.delete(cluster.path("v1", "pods", victim), gracePeriodSeconds=GRACE_SECONDS)
-    cluster.wait_for_job(launch.job)
+    launch = struck(prepare(cluster, corpus, shared, built=undisturbed.shared / "built", steps=LONG), "worker")
     assert len(launch.run.events("generation")) > 1, "the run did not notice"
     assert_same(launch.run, undisturbed.run)
 
 
+@pytest.mark.long
 def test_a_run_whose_head_pod_is_deleted_goes_on_from_its_newest_commit(
     undisturbed: Launch, cluster: Cluster, corpus: Corpus, shared: Path
 ) -> None:
-    launch = prepare(cluster, corpus, shared, built=undisturbed.shared / "built", steps=LONG)
-    launch.apply()
-    wait_for("a save", lambda: commits(cluster, launch))
-    victim = cluster.ray_pods("head")[0]["metadata"]["name"]
-    cluster.client.delete(cluster.path("v1", "pods", victim), gracePeriodSeconds=GRACE_SECONDS)
-    cluster.wait_for_job(launch.job)
+    launch = struck(prepare(cluster, corpus, shared, built=undisturbed.shared / "built", steps=LONG), "head")
     attempts = {event["attempt"]: event["step"] for event in reversed(launch.run.steps())}
     assert len(attempts) > 1, "the job was not submitted again"
     assert min(step for attempt, step in attempts.items() if attempt > 1) > 10
     assert_same(launch.run, undisturbed.run)
+
+
+def struck(launch: Launch, role: str) -> Launch:
+    """A run that has ended, one of whose pods was deleted while it trained."""
+    cluster = launch.cluster
+    launch.apply()
+    wait_for("a save", lambda: commits(cluster, launch))
+    victim = cluster.ray_pods(role)[0]["metadata"]["name"]
+    cluster.client.delete(cluster.path("v1", "pods", victim), gracePeriodSeconds=GRACE_SECONDS)
+    cluster.wait_for_job(launch.job)
+    return launch
 
 
 def assert_same(run: Run, undisturbed: Run) -> None:
@@ -145,6 +150,7 @@ def commits(cluster: Cluster, launch: Launch) -> list[int]:
     return run.commits()
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("kueue")
 def test_a_queued_run_waits_for_its_quota_and_then_trains(
     undisturbed: Launch, cluster: Cluster, corpus: Corpus, shared: Path
