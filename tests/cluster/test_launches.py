@@ -68,8 +68,9 @@ def test_a_run_that_is_stopped_saves_leaves_nothing_and_is_resumed(
     assert not cluster.client.items(cluster.path("v1", "pods"))
     last = max(launch.run.commits())
     end = max(STEPS, last + 10)
-    resumed = launch.command("launch", "--launch", "2", "--built", "--wait", "--set", f"train.steps={end}")
+    resumed = launch.command("resume", "--built", "--wait", "--set", f"train.steps={end}")
     assert resumed.returncode == 0, resumed.stderr + cluster.told()
+    assert cluster.ray_job("tiny-2")["status"]["jobStatus"] == "SUCCEEDED"
     assert next(event["step"] for event in launch.run.steps() if event["attempt"] == 2) == last + 1
     assert_same(launch.run, undisturbed.run)
 

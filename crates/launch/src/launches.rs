@@ -1,12 +1,12 @@
 //! The launches of a run as the cluster knows them: `RayJobs`, and what has become of each.
 
 use eagleray_base::Result;
-use eagleray_kube::render::{BUILD_SUFFIX, RUN_LABEL};
+use eagleray_kube::render::{BUILD_SUFFIX, LAUNCH_LABEL, RUN_LABEL};
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::cluster::Cluster;
-use crate::resource::RAY_JOB;
+use crate::resource::{CONFIG_MAP, RAY_JOB};
 
 /// What has become of a launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -132,6 +132,17 @@ pub fn launches(cluster: &Cluster, namespace: Option<&str>, run: Option<&str>) -
         (&a.namespace, &a.run, a.number, !a.builds).cmp(&(&b.namespace, &b.run, b.number, !b.builds))
     });
     Ok(found)
+}
+
+/// The newest number that a launch of a run has had; 0 where there was none. A launch that was deleted has left its
+/// spec, which costs nothing.
+///
+/// # Errors
+/// As [`Cluster::list`].
+pub fn newest_number(cluster: &Cluster, namespace: &str, run: &str) -> Result<u32> {
+    let specs = cluster.list(CONFIG_MAP, Some(namespace), &format!("{RUN_LABEL}={run}"))?;
+    let labels = specs.iter().filter_map(|spec| spec["metadata"]["labels"][LAUNCH_LABEL].as_str());
+    Ok(labels.filter_map(|name| name.rsplit_once('-')?.1.parse().ok()).max().unwrap_or(0))
 }
 
 #[cfg(test)]

@@ -101,8 +101,8 @@ impl Launch {
         let run = Run::open(&self.how.spec, &self.how.cluster)?;
         let number = match self.number {
             Some(number) => number,
-            // What builds is part of the launch that it prepares.
-            None if run.launches.iter().all(|launch| launch.builds) => run.next().saturating_sub(1).max(1),
+            // What builds is part of the launch that it prepares; one that was not made to its end is made again.
+            None if run.launches.iter().all(|launch| launch.builds) => run.newest.max(1),
             None => return Err(launched_before(&run)),
         };
         go(&run, &self.how, number, self.how.built, &self.waiting, output)
@@ -112,12 +112,10 @@ impl Launch {
 impl Resume {
     pub(crate) fn run(self, output: &Output) -> Result<()> {
         let run = Run::open(&self.how.spec, &self.how.cluster)?;
-        if run.launches.is_empty() {
-            return Err(Error::not_found(format!(
-                "`{}` has no launch on this cluster",
-                run.resolved.spec.name
-            ))
-            .with_hint("`eagleray launch` makes the first; with `--launch N` where the launches before it are deleted"));
+        if run.newest == 0 {
+            let (name, namespace) = (&run.resolved.spec.name, &run.namespace);
+            return Err(Error::not_found(format!("`{name}` was never launched in `{namespace}`"))
+                .with_hint("`eagleray launch` makes the first launch"));
         }
         let newest = newest_commit(&run.resolved.spec.store);
         output.note(&match &newest {

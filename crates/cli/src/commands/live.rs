@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use eagleray_base::{Error, Result};
 use eagleray_launch::cluster::{Cluster, Connection};
-use eagleray_launch::launches::{Launch, launches};
+use eagleray_launch::launches::{Launch, launches, newest_number};
 use eagleray_spec::Resolved;
 
 use super::SpecArgs;
@@ -33,6 +33,8 @@ pub(crate) struct Run {
     pub(crate) cluster: Cluster,
     pub(crate) namespace: String,
     pub(crate) launches: Vec<Launch>,
+    /// The newest number that a launch has had, of those that are deleted too; 0 where there was none.
+    pub(crate) newest: u32,
 }
 
 impl Run {
@@ -42,12 +44,14 @@ impl Run {
         let namespace = namespace(&resolved)?;
         let cluster = cluster.connect()?;
         let launches = launches(&cluster, Some(&namespace), Some(&resolved.spec.name))?;
-        Ok(Self { resolved, cluster, namespace, launches })
+        let newest = newest_number(&cluster, &namespace, &resolved.spec.name)?;
+        let newest = launches.iter().map(|launch| launch.number).max().unwrap_or(0).max(newest);
+        Ok(Self { resolved, cluster, namespace, launches, newest })
     }
 
     /// The number of the next launch.
-    pub(crate) fn next(&self) -> u32 {
-        self.launches.iter().map(|launch| launch.number).max().unwrap_or(0) + 1
+    pub(crate) const fn next(&self) -> u32 {
+        self.newest + 1
     }
 
     /// The launches that are not over, or are still being taken down.

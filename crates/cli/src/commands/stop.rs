@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use eagleray_base::{Error, Result};
 use eagleray_launch::resource::RAY_JOB;
 use eagleray_launch::wait;
-use eagleray_run::{Claim, claim, stop};
+use eagleray_run::{Claim, claim, runs, stop};
 use eagleray_store::Store;
 use serde_json::json;
 
@@ -55,14 +55,20 @@ pub(crate) struct Stop {
 impl Stop {
     pub(crate) fn run(self, output: &Output) -> Result<()> {
         let path = Path::new(&self.target);
-        if !path.is_file() {
+        let names_spec = path.extension().is_some_and(|end| end == "yaml" || end == "yml");
+        if !names_spec && !path.is_file() {
             if self.no_save {
                 return Err(Error::invalid(
                     "`--no-save` deletes the launches of a run, and a store has none",
                 )
                 .with_hint("name the run spec"));
             }
-            let saved = self.save(&Store::open(&self.target)?, output)?;
+            let store = Store::open(&self.target)?;
+            if !runs::is_run(&store)? {
+                return Err(Error::not_found(format!("`{}` is no run spec, and no store of a run", self.target))
+                    .with_hint("`eagleray runs DIR` lists the runs of a folder or bucket"));
+            }
+            let saved = self.save(&store, output)?;
             tell(output, saved.as_deref(), &[]);
             return Ok(());
         }
@@ -140,5 +146,5 @@ fn tell(output: &Output, saved: Option<&str>, deleted: &[&str]) {
 }
 
 fn is_dead(store: &Store, asked: &Claim) -> Result<bool> {
-    Ok(!claim::is_alive(store, asked, &eagleray_run::runs::this_host())?)
+    Ok(!claim::is_alive(store, asked, &runs::this_host())?)
 }

@@ -83,7 +83,7 @@ pub const RIGHTS: &[Right] = &[
     right(Part::Launch, "ray.io", "rayclusters", &["get", "list"]),
     right(Part::Launch, "", "pods", &["get", "list"]),
     right(Part::Launch, "", "events", &["list"]),
-    right(Part::Launch, "", "configmaps", APPLY),
+    right(Part::Launch, "", "configmaps", &["get", "list", "create", "patch"]),
     right(Part::Launch, "", "serviceaccounts", APPLY),
     right(Part::Launch, "networking.k8s.io", "networkpolicies", APPLY),
     right(Part::Launch, "policy", "poddisruptionbudgets", APPLY),
