@@ -21,6 +21,9 @@ use crate::failure::{Answered, is_bad_request, is_out_of_range};
 use crate::pattern::{Pattern, Place};
 use crate::writer::{Multipart, Sink};
 
+/// Servers count bytes in signed integers of 64 bits.
+const OFFSET_MAX: u64 = i64::MAX as u64;
+
 /// How long one operation may take with all its retries before it is an error.
 const RETRY_TIMEOUT: Duration = Duration::from_mins(2);
 const RETRIES_MAX: usize = 8;
@@ -101,11 +104,11 @@ impl Objects {
     /// May answer with fewer bytes when the object ends earlier.
     pub(crate) async fn get_range(&self, path: &str, start: u64, length: u64) -> Result<Bytes> {
         let location = self.path(path);
-        // No object reaches so far, and the range would be none.
-        if start == u64::MAX {
+        // No object reaches so far, and servers refuse numbers that they cannot hold.
+        if start >= OFFSET_MAX {
             return Ok(Bytes::new());
         }
-        match self.store.get_range(&location, start..start.saturating_add(length)).await {
+        match self.store.get_range(&location, start..start.saturating_add(length).min(OFFSET_MAX)).await {
             // Any other failure is not asked about: that would take as long again.
             Err(error) if is_out_of_range(&error) => match self.store.head(&location).await {
                 Ok(meta) if meta.size <= start => Ok(Bytes::new()),

@@ -65,8 +65,11 @@ impl Stop {
             }
             let store = Store::open(&self.target)?;
             if !runs::is_run(&store)? {
-                return Err(Error::not_found(format!("`{}` is no run spec, and no store of a run", self.target))
-                    .with_hint("`eagleray runs DIR` lists the runs of a folder or bucket"));
+                return Err(Error::not_found(format!(
+                    "`{}` is no run spec, and no store of a run",
+                    self.target
+                ))
+                .with_hint("`eagleray runs DIR` lists the runs of a folder or bucket"));
             }
             let saved = self.save(&store, output)?;
             tell(output, saved.as_deref(), &[]);
