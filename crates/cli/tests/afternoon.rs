@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use common::run;
+use common::shown;
 
 mod common;
 
@@ -22,9 +22,8 @@ fn every_command_that_needs_no_cluster_succeeds_in_the_order_of_the_guide() {
     std::fs::write(folder.path().join("pytorchjob.yaml"), JOB).unwrap();
     let mut count = 0;
     for words in commands().filter(|words| !LIVE.contains(&words[0])) {
-        let done = run(folder.path(), &words);
-        let said = String::from_utf8_lossy(&done.stderr);
-        assert!(done.status.success(), "eagleray {}: {said}", words.join(" "));
+        let told = shown(folder.path(), &words);
+        assert!(told.starts_with("exit 0\n"), "eagleray {}: {told}", words.join(" "));
         count += 1;
     }
     assert!(count >= 8, "the guide has lost its commands: {count}");
@@ -42,13 +41,11 @@ fn every_command_that_needs_no_cluster_succeeds_in_the_order_of_the_guide() {
 fn a_command_that_needs_a_cluster_says_so_where_there_is_none() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("pytorchjob.yaml"), JOB).unwrap();
-    run(folder.path(), &["migrate", "pytorchjob.yaml", "-o", "runs"]);
+    shown(folder.path(), &["migrate", "pytorchjob.yaml", "-o", "runs"]);
     for words in commands().filter(|words| LIVE.contains(&words[0])) {
         let nowhere = [&words[..], &["--kubeconfig", "none.yaml"]].concat();
-        let done = run(folder.path(), &nowhere);
-        let said =
-            format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
-        assert_eq!(done.status.code(), Some(1), "eagleray {}: {said}", nowhere.join(" "));
-        assert!(said.contains("none.yaml") && said.contains("aws eks update-kubeconfig"), "{said}");
+        let told = shown(folder.path(), &nowhere);
+        assert!(told.starts_with("exit 1\n"), "eagleray {}: {told}", nowhere.join(" "));
+        assert!(told.contains("none.yaml") && told.contains("aws eks update-kubeconfig"), "{told}");
     }
 }

@@ -109,9 +109,10 @@ def _run(resolved: Mapping[str, Any], *, take_over: bool, built: bool, console: 
     datasets = ensure_datasets(resolved, console, start_ray, built=built)
     plan = plan_from(resolved, datasets.urls, datasets.vocab_size)
     if plan.script is not None:
-        plan = replace(plan, script=plan.script.fetched())
+        script = plan.script.fetched()
+        plan = replace(plan, script=script)
         if not os.environ.get("RAY_ADDRESS"):
-            plan.script.require_there()
+            script.require_there()
     _require_samples(plan)
     commit = newest_fitting(plan)
     attempt = _claim(store_url, resolved, take_over=take_over)

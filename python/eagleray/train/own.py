@@ -155,7 +155,8 @@ class TrainContext:
         `load_state_dict` (of tensors and plain values). They are loaded from the newest checkpoint first.
         """
         context = self._context
-        held: Objects | ZeroObjects = Objects(objects)
+        given = Objects(objects)
+        held: Objects | ZeroObjects = given
         if self._zero is not None:
             self._zero.adopt(objects)
             held = ZeroObjects(objects, self._zero)
@@ -169,7 +170,7 @@ class TrainContext:
                 with context.spanned("load"):
                     saver.load(commit)
             while done < context.plan.steps:
-                step = self._step = Step(context, stream, done, held, self._zero)
+                step = self._step = Step(context, stream, done, given, self._zero)
                 yield step
                 totals = step._end(saver)
                 done += 1
@@ -195,9 +196,9 @@ class Step:
     """One step: its micro batches, and what comes of them."""
 
     def __init__(
-        self, context: Context, stream: BatchStream | None, done: int, held: Objects, zero: OwnZero | None
+        self, context: Context, stream: BatchStream | None, done: int, given: Objects, zero: OwnZero | None
     ) -> None:
-        self._context, self._held, self._zero = context, held, zero
+        self._context, self._given, self._zero = context, given, zero
         # Where labels are masked, the gradients of a step are out of scale until it is known how many are not.
         self._unscaled = stream is not None and stream.is_masked()
         self._labels = 0
@@ -268,7 +269,7 @@ class Step:
         labels = torch.tensor(self._labels if context.speaks else 0, dtype=torch.int64, device=context.device)
         dist.all_reduce(labels)
         counted = int(labels.item())
-        given = [parameter for parameter in self._held.parameters() if parameter.grad is not None]
+        given = [parameter for parameter in self._given.parameters() if parameter.grad is not None]
         if counted == 0:
             # Nothing is learned: an optimizer passes over what has no gradient, whatever it remembers.
             for parameter in given:

@@ -224,8 +224,8 @@ def spread(
             raise _core.InternalError(f"`{layout.kind}` needs DeepSpeed's configuration")
         return spread_zero(layout, config, axes, deepspeed, seed=seed, device=device, recomputed=recomputed)
     if isinstance(config, HuggingfaceConfig):
-        given: dict[str, Any] = {"seed": seed, "bf16": bf16, "device": device, "recomputed": recomputed, "flow": flow}
-        return _spread_huggingface(layout, config, axes, **given, compiled=compiled, offloaded=offloaded)
+        how: dict[str, Any] = {"seed": seed, "bf16": bf16, "device": device, "recomputed": recomputed, "flow": flow}
+        return _spread_huggingface(layout, config, axes, **how, compiled=compiled, offloaded=offloaded)
     if layout.kind == "ddp":
         mesh = init_device_mesh(device.type, (world,), mesh_dim_names=("dp_replicate",))
         model = Llama(config)
@@ -305,9 +305,7 @@ def _spread_huggingface(
     sharded = not whole and (axes.readers > 1 or not in_parts)
     if sharded:
         shard(model, layers.values(), mesh, axes, bf16=bf16, cast_inputs=False, offloaded=offloaded)
-    huggingface.start(
-        model, config, seed, device, home=home_of(device, offloaded=offloaded), elsewhere=everywhere
-    )
+    huggingface.start(model, config, seed, device, home=home_of(device, offloaded=offloaded), elsewhere=everywhere)
     parts: dict[str, Any] = {"axes": axes, "mesh": mesh, "device": device, "autocast": bf16 and not sharded}
     parts["model"] = replicated(model) if whole else model
     if axes.pp == 1:
