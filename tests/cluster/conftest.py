@@ -12,7 +12,7 @@ import operators
 from cluster import Cluster
 from machine import missing
 from plane import ControlPlane
-from programs import CACHE
+from programs import ALL, CACHE, UnreachableError, build
 from training import Corpus, make_corpus
 
 SYSTEM = {"cpu": "16", "memory": "32Gi"}
@@ -23,6 +23,11 @@ def plane() -> Iterator[ControlPlane]:
     """The control plane, with one machine for operators; no other session of this machine has one meanwhile."""
     if reason := missing():
         pytest.skip(reason)
+    try:
+        for program in ALL:
+            build(program)
+    except UnreachableError as error:
+        pytest.skip(str(error))
     (CACHE / "locks").mkdir(parents=True, exist_ok=True)
     with FileLock(CACHE / "locks" / "cluster-tests"):
         plane = ControlPlane()

@@ -20,6 +20,10 @@ CACHE = Path(os.environ.get("EAGLERAY_CACHE") or Path.home() / ".cache" / "eagle
 STAMP = "k8s.io/component-base/version"
 
 
+class UnreachableError(Exception):
+    """The modules are not there, and nobody answers who has them."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
     """A program: its folder in `go`, the module that gives it its version, and what is built there."""
@@ -80,6 +84,10 @@ def build(program: Program) -> Path:
         if not binary.exists():
             _say(f"building {program.name} {program.version} from its Go modules: minutes, once; kept in {binary}")
             made = binary.with_suffix(f".{os.getpid()}")
+            try:
+                _go(program, "mod", "download")
+            except RuntimeError as error:
+                raise UnreachableError(f"the Go modules of {program.name} cannot be fetched: {error}") from error
             _go(
                 program,
                 *("build", "-trimpath", f"-ldflags={program.linker_flags()}", f"-o={made}", program.package),
