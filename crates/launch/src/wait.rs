@@ -14,7 +14,7 @@ use crate::resource::{POD, RAY_CLUSTER, RAY_JOB};
 pub const PERIOD: Duration = Duration::from_secs(2);
 
 /// An API server may be away for so long before a wait gives up: control planes are upgraded under running jobs.
-const AWAY_MAX: Duration = Duration::from_mins(10);
+pub const AWAY_MAX: Duration = Duration::from_mins(10);
 
 /// Asks for a launch until it is over, telling each of its states as it is asked.
 ///

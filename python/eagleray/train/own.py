@@ -40,12 +40,11 @@ from eagleray.checkpoint.values import merge_values, split_values
 from .context import BatchStream, Context, Outcome, Tensors, newest_commit
 from .layout import ZERO
 from .ledger import StepWatch
-from .parts import local
 from .resume import superseded
 from .saver import Saver
 from .state import State
 from .steps import StepReader, record_step, seed_randomness
-from .strategy import clip_gradients, mesh_of, shard
+from .strategy import clip_gradients, mesh_of, multiply_gradients, shard
 from .totals import Totals
 from .zero_own import OwnZero, ZeroObjects
 
@@ -275,8 +274,7 @@ class Step:
             for parameter in given:
                 parameter.grad = None
         elif given:
-            factor = context.plan.tokens_per_step / counted
-            torch._foreach_mul_([local(parameter.grad) for parameter in given if parameter.grad is not None], factor)
+            multiply_gradients(given, context.plan.tokens_per_step / counted)
         self._unscaled = False
 
     def _end(self, saver: Saver) -> Totals:

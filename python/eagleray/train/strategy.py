@@ -110,8 +110,7 @@ class Spread:
 
     def multiply_gradients(self, factor: float) -> None:
         """Multiplies what the step has summed up so far."""
-        gradients = [local(each.grad) for each in self.parameters() if each.grad is not None]
-        torch._foreach_mul_(gradients, factor)
+        multiply_gradients(self.parameters(), factor)
 
     def clip(self, max_norm: float | None) -> float:
         """Clips gradients in place by their global norm, which it returns (before clipping)."""
@@ -141,6 +140,11 @@ class Spread:
     def loss_in_parts(self) -> contextlib.AbstractContextManager[object]:
         """Under `tp` each rank has the logits of its part of the vocabulary."""
         return loss_parallel() if self.axes.tp > 1 else contextlib.nullcontext()
+
+
+def multiply_gradients(parameters: Iterable[nn.Parameter], factor: float) -> None:
+    """Multiplies the gradients of those that have one, in place."""
+    torch._foreach_mul_([local(each.grad) for each in parameters if each.grad is not None], factor)
 
 
 def clip_gradients(

@@ -27,6 +27,27 @@ impl ClusterArgs {
     }
 }
 
+/// One launch of a run.
+#[derive(clap::Args)]
+pub(crate) struct LaunchArgs {
+    #[command(flatten)]
+    spec: SpecArgs,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    /// The number of the launch; the newest
+    #[arg(long)]
+    launch: Option<u32>,
+}
+
+impl LaunchArgs {
+    /// The run, and the launch that is named.
+    pub(crate) fn open(&self) -> Result<(Run, Launch)> {
+        let run = Run::open(&self.spec, &self.cluster)?;
+        let launch = run.named(self.launch)?.clone();
+        Ok((run, launch))
+    }
+}
+
 /// A run and its launches on a cluster.
 pub(crate) struct Run {
     pub(crate) resolved: Resolved,
@@ -60,7 +81,7 @@ impl Run {
     }
 
     /// The launch of this number, that which trains before that which builds; the newest.
-    pub(crate) fn named(&self, number: Option<u32>) -> Result<&Launch> {
+    fn named(&self, number: Option<u32>) -> Result<&Launch> {
         let found = match number {
             Some(number) => self.find(number, false).or_else(|| self.find(number, true)),
             None => self.launches.last(),

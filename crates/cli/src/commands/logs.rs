@@ -10,8 +10,7 @@ use eagleray_launch::resource::POD;
 use eagleray_launch::wait::PERIOD;
 use serde_json::json;
 
-use super::SpecArgs;
-use super::live::{ClusterArgs, Run};
+use super::live::{LaunchArgs, Run};
 use crate::output::Output;
 
 const AFTER_HELP: &str = "\
@@ -26,12 +25,7 @@ pods comes from Kubernetes.
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Logs {
     #[command(flatten)]
-    spec: SpecArgs,
-    #[command(flatten)]
-    cluster: ClusterArgs,
-    /// The number of the launch; the newest
-    #[arg(long)]
-    launch: Option<u32>,
+    launch: LaunchArgs,
     /// A pod instead of the driver; `list` names them
     #[arg(long, value_name = "NAME")]
     pod: Option<String>,
@@ -45,11 +39,10 @@ pub(crate) struct Logs {
 
 impl Logs {
     pub(crate) fn run(self, output: &Output) -> Result<()> {
-        let run = Run::open(&self.spec, &self.cluster)?;
-        let launch = run.named(self.launch)?;
+        let (run, launch) = self.launch.open()?;
         match self.pod.as_deref() {
             None => self.driver(&run, launch, output),
-            Some("list") => list(&run, launch, output),
+            Some("list") => list(&run, &launch, output),
             Some(pod) if self.follow => {
                 run.cluster.follow(&run.namespace, pod, None, i64::from(self.lines), &mut |line| {
                     output.print(line);
@@ -64,10 +57,10 @@ impl Logs {
         }
     }
 
-    fn driver(&self, run: &Run, launch: &Launch, output: &Output) -> Result<()> {
-        let text = driver::output(&run.cluster, launch)?;
+    fn driver(&self, run: &Run, mut launch: Launch, output: &Output) -> Result<()> {
+        let text = driver::output(&run.cluster, &launch)?;
         tell(output, &launch.name, last_lines(&text, self.lines as usize));
-        let (mut said, mut launch) = (text.len(), launch.clone());
+        let mut said = text.len();
         while self.follow && !launch.phase.is_over() {
             sleep(PERIOD);
             // The head may be replaced meanwhile: its successor begins a new output.

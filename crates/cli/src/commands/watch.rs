@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use eagleray_base::units::format_seconds;
 use eagleray_base::{Error, Kind, Result};
 use eagleray_launch::launches::Launch;
+use eagleray_launch::wait::AWAY_MAX;
 use eagleray_launch::watch::{Group, Phase, Told, Watcher, groups, tell};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
-use super::SpecArgs;
-use super::live::{ClusterArgs, Patience, Run, now, patience};
+use super::live::{LaunchArgs, Patience, now, patience};
 use crate::output::Output;
 
 const AFTER_HELP: &str = "\
@@ -26,9 +26,6 @@ gone; 2 when the cluster stays away.
   eagleray watch run.yaml
   eagleray watch run.yaml --once --format json";
 
-/// An API server may be away for so long: control planes are upgraded under running jobs.
-const AWAY_MAX: Duration = Duration::from_mins(10);
-
 /// How often it is looked, and what is looked at costs the API server a list of pods.
 const INTERVAL: Patience = Patience::of_seconds(5);
 
@@ -37,12 +34,7 @@ const INTERVAL: Patience = Patience::of_seconds(5);
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Watch {
     #[command(flatten)]
-    spec: SpecArgs,
-    #[command(flatten)]
-    cluster: ClusterArgs,
-    /// The number of the launch; the newest
-    #[arg(long)]
-    launch: Option<u32>,
+    launch: LaunchArgs,
     /// Say it once, and end
     #[arg(long)]
     once: bool,
@@ -53,11 +45,10 @@ pub(crate) struct Watch {
 
 impl Watch {
     pub(crate) fn run(self, output: &Output) -> Result<()> {
-        let run = Run::open(&self.spec, &self.cluster)?;
-        let launch = run.named(self.launch)?;
-        let mut watcher = Watcher::new(&run.cluster, launch, &run.resolved.spec.store);
+        let (run, launch) = self.launch.open()?;
+        let mut watcher = Watcher::new(&run.cluster, &launch, &run.resolved.spec.store);
         let interval = self.interval.unwrap_or(INTERVAL).duration().max(Duration::from_secs(1));
-        let mut screen = Screen::new(output, launch, self.once);
+        let mut screen = Screen::new(output, &launch, self.once);
         let (mut answered, mut away) = (Instant::now(), false);
         loop {
             match look(&mut watcher) {
@@ -69,7 +60,7 @@ impl Watch {
                     screen.show(&told, &groups);
                     if told.phase.is_over() || self.once {
                         screen.close();
-                        return end(output, launch, &told);
+                        return end(output, &launch, &told);
                     }
                 }
                 Err(error)

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::watch::tests::any_json;
+use crate::watch::tests::anything::any_json;
 
 const NOW: &str = "2026-11-29T12:00:00Z";
 
