@@ -49,6 +49,11 @@ class Node:
         for target in (self._renew, self._follow):
             threading.Thread(target=target, name=f"{target.__name__} {self.name}", daemon=True).start()
 
+    @property
+    def lost(self) -> bool:
+        """Nobody reports for this machine any more."""
+        return self._lost.is_set()
+
     def lose(self) -> None:
         """Takes the machine away, as a cloud does: its pods end at once, and nobody tells the API server."""
         self._lost.set()
