@@ -2,7 +2,8 @@
 1,000 nodes, to lint 500 objects, and to print its help.
 
 Every run is a fresh process; the kinds of run alternate, so that what else the machine does falls on
-all alike. Wall time is from just before the process is made to its end; CPU time is the process's own.
+all alike. Wall time is from just before the process is made to its end; CPU time and peak memory are the process's
+own, but that the peak is never below this Python's, whose memory the process begins with.
 `low` and `high` are the 10th and the 90th percentile.
 """
 
@@ -126,8 +127,8 @@ def binary() -> Path:
     return Path(found)
 
 
-def timed(command: list[str]) -> tuple[float, float]:
-    """Wall and CPU milliseconds of one process."""
+def timed(command: list[str]) -> tuple[float, float, float]:
+    """Wall and CPU milliseconds of one process, and its peak memory in MB."""
     silent = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_WRONLY, 0) for stream in (1, 2)]
     start = time.perf_counter()
     child = os.posix_spawn(command[0], command, os.environ, file_actions=silent)
@@ -135,14 +136,14 @@ def timed(command: list[str]) -> tuple[float, float]:
     wall = time.perf_counter() - start
     if status != 0:
         raise SystemExit(f"error: `{' '.join(command)}` ended with status {os.waitstatus_to_exitcode(status)}")
-    return wall * 1e3, (usage.ru_utime + usage.ru_stime) * 1e3
+    return wall * 1e3, (usage.ru_utime + usage.ru_stime) * 1e3, usage.ru_maxrss * 1024 / 1e6
 
 
-def figure(name: str, values: list[float]) -> dict[str, Any]:
+def figure(name: str, values: list[float], unit: str = "ms") -> dict[str, Any]:
     """The median with its spread."""
     tenths = statistics.quantiles(values, n=10)
     numbers = {"value": statistics.median(values), "low": tenths[0], "high": tenths[-1]}
-    return {"name": name, "unit": "ms", **{key: round(number, 2) for key, number in numbers.items()}}
+    return {"name": name, "unit": unit, **{key: round(number, 2) for key, number in numbers.items()}}
 
 
 def run() -> dict[str, Any]:
@@ -165,13 +166,16 @@ def run() -> dict[str, Any]:
         }
         wall: dict[str, list[float]] = {name: [] for name in commands}
         cpu: dict[str, list[float]] = {name: [] for name in commands}
+        peak: dict[str, list[float]] = {name: [] for name in commands}
         for _ in range(RUNS):
             for name, command in commands.items():
                 taken = timed(command)
                 wall[name].append(taken[0])
                 cpu[name].append(taken[1])
+                peak[name].append(taken[2])
     figures = [figure(f"{name}_ms", values) for name, values in wall.items()]
     figures += [figure(f"{name}_cpu_ms", values) for name, values in cpu.items()]
+    figures += [figure(f"{name}_peak_mb", values, "MB") for name, values in peak.items()]
     figures.append({"name": "linted_objects", "unit": "objects", "value": linted})
     return {"bench": "cli", "figures": figures}
 

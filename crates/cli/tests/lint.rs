@@ -64,7 +64,9 @@ fn json_and_sarif_are_documents() {
 fn what_it_cannot_do_is_refused_by_name() {
     let folder = folder();
     let texts: Vec<String> = [
-        &["lint", "live"][..],
+        &["lint", "live", "--kubeconfig", "nowhere"][..],
+        &["lint", "live", "manifests"],
+        &["lint", "manifests", "-n", "training"],
         &["lint", "nowhere.yaml"],
         &["lint", "manifests/.git", "--kuberay", "1.5"],
         &["lint", "manifests", "--accept", "submision-mode-unknown"],

@@ -92,7 +92,8 @@ fn beside_a_job_that_is_refused_the_others_are_migrated_and_it_exits_with_1() {
 }
 
 #[test]
-fn live_objects_are_refused_by_name() {
+fn a_cluster_that_is_not_there_is_named() {
     let folder = folder();
-    insta::assert_snapshot!("migrate_live", shown(folder.path(), &["migrate", "live", "-o", "runs"]));
+    let arguments = ["migrate", "live", "-o", "runs", "--kubeconfig", "nowhere"];
+    insta::assert_snapshot!("migrate_live", shown(folder.path(), &arguments));
 }

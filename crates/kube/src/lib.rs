@@ -19,9 +19,11 @@
 //! ```
 //!
 //! Map: [`render`] a run's manifests · [`yaml`] how manifests are written · [`migrate`] jobs of Kubeflow → a run spec
-//! and an account of every field · [`manifest`] YAML of several documents, with places · [`lint`] rules over manifests.
+//! and an account of every field · [`manifest`] YAML of several documents, with places · [`lint`] rules over manifests ·
+//! [`live`] objects as an API server holds them.
 
 pub mod lint;
+pub mod live;
 pub mod manifest;
 pub mod migrate;
 pub mod render;

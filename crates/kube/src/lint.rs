@@ -21,7 +21,10 @@ pub use rule::{Mode, Rule, Severity};
 
 use eagleray_base::{Error, Result};
 
-use crate::manifest;
+use serde_json::Value;
+
+use crate::live;
+use crate::manifest::{self, Broken, Node};
 pub use facts::{quantity, seconds};
 use report::Out;
 use rule::Check;
@@ -106,12 +109,33 @@ pub fn lint(files: &[File<'_>], options: &Options) -> Result<Report> {
         rule(id)?;
     }
     let read: Vec<_> = files.iter().map(|file| manifest::read(file.text)).collect();
-    let scene = Scene::new(files, &read, options.kuberay);
+    Ok(look(files, &read, options))
+}
+
+/// Looks at objects of a cluster together; of what the cluster itself wrote into them nothing is looked at.
+///
+/// A finding's file is `live:NAMESPACE/KIND/NAME`, its line and column are 0.
+///
+/// # Errors
+/// As [`lint`].
+pub fn lint_live(objects: &[Value], options: &Options) -> Result<Report> {
+    for id in &options.accept {
+        rule(id)?;
+    }
+    let names: Vec<String> = objects.iter().map(live::name).collect();
+    let files: Vec<File<'_>> = names.iter().map(|name| File { name, text: "" }).collect();
+    let read: Vec<_> =
+        objects.iter().map(|object| vec![Ok(live::node(&live::bare(object.clone())))]).collect();
+    Ok(Report { live: true, ..look(&files, &read, options) })
+}
+
+fn look(files: &[File<'_>], read: &[Vec<Result<Node, Broken>>], options: &Options) -> Report {
+    let scene = Scene::new(files, read, options.kuberay);
     let mut out = Out::new(&scene);
     for rule in rules() {
         apply(rule, &scene, &mut out);
     }
-    Ok(out.finish(files, &read, &options.accept))
+    out.finish(files, read, &options.accept)
 }
 
 fn apply(rule: &'static Rule, scene: &Scene<'_>, out: &mut Out<'_, '_>) {

@@ -52,6 +52,7 @@ use std::path::Path;
 use eagleray_base::{Error, Result};
 use eagleray_spec::Source;
 use serde::Serialize;
+use serde_json::Value;
 
 use account::{Account, Verdict};
 pub use account::{Fate, Field};
@@ -101,7 +102,7 @@ pub struct Run {
     pub name: String,
     /// The file of the job.
     pub file: String,
-    /// The line on which it begins.
+    /// The line on which it begins; 0 of a job of a cluster, which has none.
     pub line: usize,
     /// `PyTorchJob` or `TrainJob`.
     pub kind: String,
@@ -137,7 +138,7 @@ pub struct Refused {
 /// Why a job becomes no run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Problem {
-    /// The line of the file.
+    /// The line of the file; 0 where there is none.
     pub line: usize,
     /// What is wrong.
     pub message: String,
@@ -195,6 +196,26 @@ pub fn migrate(inputs: &[Input<'_>], options: &Options) -> Result<Migration> {
     for input in inputs {
         documents.extend(document::read(input.name, input.text)?);
     }
+    let migration = of_documents(documents, options)?;
+    if migration.runs.is_empty() && migration.refused.is_empty() {
+        let files: Vec<String> = inputs.iter().map(|input| format!("`{}`", input.name)).collect();
+        return Err(Error::not_found(format!("no PyTorchJob and no TrainJob in {}", files.join(", ")))
+            .with_hint("`kubectl get pytorchjob NAME -o yaml > job.yaml` writes one"));
+    }
+    Ok(migration)
+}
+
+/// Turns jobs of a cluster into runs, with the runtimes that they name among them.
+///
+/// A job's file is `live:NAMESPACE/KIND/NAME`, its lines are 0.
+///
+/// # Errors
+/// A variable that nothing uses; a job that cannot become a run is in [`Migration::refused`].
+pub fn migrate_live(objects: &[Value], options: &Options) -> Result<Migration> {
+    of_documents(objects.iter().map(document::of_cluster).collect(), options)
+}
+
+fn of_documents(documents: Vec<Document>, options: &Options) -> Result<Migration> {
     let mut used = Vec::new();
     let filled: Vec<(Document, variables::Missing)> = documents
         .into_iter()
@@ -233,17 +254,17 @@ pub fn migrate(inputs: &[Input<'_>], options: &Options) -> Result<Migration> {
             Role::Runtime | Role::Beside => {}
         }
     }
-    if migration.runs.is_empty() && migration.refused.is_empty() {
-        let files: Vec<String> = inputs.iter().map(|input| format!("`{}`", input.name)).collect();
-        return Err(Error::not_found(format!("no PyTorchJob and no TrainJob in {}", files.join(", ")))
-            .with_hint("`kubectl get pytorchjob NAME -o yaml > job.yaml` writes one"));
-    }
     let beside = filled.iter().enumerate().filter(|(index, (document, _))| match role(document) {
         Role::Runtime => !runtimes_used.contains(index),
         role => matches!(role, Role::Beside),
     });
     migration.others = beside.map(|(_, (document, _))| other(document, &filled)).collect();
     Ok(migration)
+}
+
+/// `FILE:LINE`; an object of a cluster has no line.
+pub fn place(file: &str, line: usize) -> String {
+    if line == 0 { file.to_owned() } else { format!("{file}:{line}") }
 }
 
 fn problem(document: &Document, message: &str, hint: &str) -> Problem {
@@ -264,8 +285,19 @@ type Runtime<'a> = (usize, Document, &'a variables::Missing);
 
 fn runtime_of<'a>(job: &Document, all: &'a [(Document, variables::Missing)]) -> Option<Runtime<'a>> {
     let name = job.root.text_at(&["spec", "runtimeRef", "name"])?;
-    let named = |document: &Document| matches!(role(document), Role::Runtime) && document.name() == name;
-    let index = all.iter().position(|(document, _)| named(document))?;
+    let kind = job.root.text_at(&["spec", "runtimeRef", "kind"]).unwrap_or("ClusterTrainingRuntime");
+    let namespace =
+        |document: &Document| document.root.text_at(&["metadata", "namespace"]).map(str::to_owned);
+    // One of another namespace is another runtime; where a file leaves the namespace out, it is the job's.
+    let near = |document: &Document| match (namespace(document), namespace(job)) {
+        (Some(theirs), Some(ours)) => theirs == ours || document.kind().0 == "ClusterTrainingRuntime",
+        _ => true,
+    };
+    let named = |document: &Document| {
+        matches!(role(document), Role::Runtime) && document.name() == name && near(document)
+    };
+    let of_kind = all.iter().position(|(document, _)| named(document) && document.kind().0 == kind);
+    let index = of_kind.or_else(|| all.iter().position(|(document, _)| named(document)))?;
     let mut document = all[index].0.clone();
     document.prefix = format!("runtime({name}).");
     Some((index, document, &all[index].1))
@@ -283,7 +315,8 @@ fn job(
     for (name, lines) in missing.iter().chain(runtime_missing.into_iter().flatten()) {
         let lines_shown: Vec<String> = lines.iter().map(usize::to_string).collect();
         let line = lines.first().copied().unwrap_or(1);
-        let message = format!("the variable `{name}` has no value (line {})", lines_shown.join(", "));
+        let shown = if line == 0 { String::new() } else { format!(" (line {})", lines_shown.join(", ")) };
+        let message = format!("the variable `{name}` has no value{shown}");
         problems.push(Problem { line, message, hint: format!("give it by `--var {name}=…`") });
     }
     if !problems.is_empty() {
@@ -295,8 +328,11 @@ fn job(
         Err(problems) => return refuse(migration, document, problems),
     };
     if let Some(first) = migration.runs.iter().find(|run| run.name == draft.name) {
-        let message =
-            format!("two jobs become a run `{}`: the first is at {}:{}", draft.name, first.file, first.line);
+        let message = format!(
+            "two jobs become a run `{}`: the first is at {}",
+            draft.name,
+            place(&first.file, first.line)
+        );
         let hint = "migrate the files one by one, or give one of the jobs another name";
         return refuse(migration, document, vec![problem(document, &message, hint)]);
     }

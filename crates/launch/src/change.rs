@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::cluster::{Apply, Cluster};
 use crate::resource::Resource;
+use crate::watch::situation::cut;
 
 /// Kept by the API server and by controllers, of no interest to who compares.
 const KEPT_BY_OTHERS: [&str; 6] =
@@ -64,11 +65,7 @@ impl Change {
 }
 
 fn shown(value: &Value) -> String {
-    let text = if value.is_null() { "none".to_owned() } else { value.to_string() };
-    if text.chars().count() <= SHOWN_CHARS_MAX {
-        return text;
-    }
-    text.chars().take(SHOWN_CHARS_MAX).chain("…".chars()).collect()
+    cut(if value.is_null() { "none".to_owned() } else { value.to_string() }, SHOWN_CHARS_MAX)
 }
 
 /// What applying an object would do. Nothing is kept; webhooks are asked as in earnest.

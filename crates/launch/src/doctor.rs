@@ -17,11 +17,11 @@
 
 mod facts;
 mod finding;
-mod gather;
+pub(crate) mod gather;
 mod namespace;
 mod need;
 mod nodes;
-mod operator;
+pub(crate) mod operator;
 mod queue;
 pub mod rights;
 mod storage;

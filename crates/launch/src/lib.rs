@@ -24,7 +24,7 @@
 //! [`change`] what applying would change · [`wait`] for an end ·
 //! [`watch`] why nothing happens, or what does · [`leaks`] what is held for nothing · [`driver`] what a driver says ·
 //! [`grow`] an elastic launch, once it trains · [`doctor`] whether a cluster has what a launch needs ·
-//! [`page`] lists that are reduced while they are read.
+//! [`live`] the objects that rules and migration look at · [`page`] lists that are reduced while they are read.
 
 pub mod change;
 pub mod cluster;
@@ -33,6 +33,7 @@ pub mod driver;
 pub mod grow;
 pub mod launches;
 pub mod leaks;
+pub mod live;
 pub mod page;
 pub mod resource;
 pub mod wait;

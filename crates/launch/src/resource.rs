@@ -82,6 +82,35 @@ resources! {
     RESOURCE_QUOTA = "" "v1" "ResourceQuota" "resourcequotas" true;
     /// What a pod of a namespace may take.
     LIMIT_RANGE = "" "v1" "LimitRange" "limitranges" true;
+    /// Ray Serve's clusters.
+    RAY_SERVICE = "ray.io" "v1" "RayService" "rayservices" true;
+    /// How Kueue orders launches.
+    WORKLOAD_PRIORITY_CLASS = "kueue.x-k8s.io" "v1beta2" "WorkloadPriorityClass" "workloadpriorityclasses" false;
+    /// Volumes that pods ask for.
+    CLAIM = "" "v1" "PersistentVolumeClaim" "persistentvolumeclaims" true;
+    /// Volumes.
+    VOLUME = "" "v1" "PersistentVolume" "persistentvolumes" false;
+    /// What an older Karpenter left.
+    PROVISIONER = "karpenter.sh" "v1alpha5" "Provisioner" "provisioners" false;
+    /// Groups of rules that a controller of AWS makes.
+    SECURITY_GROUP = "ec2.services.k8s.aws" "v1alpha1" "SecurityGroup" "securitygroups" true;
+    /// The namespace of somebody in Kubeflow.
+    PROFILE = "kubeflow.org" "v1" "Profile" "profiles" false;
+    /// Jobs of Kubeflow's training operator.
+    PYTORCH_JOB = "kubeflow.org" "v1" "PyTorchJob" "pytorchjobs" true;
+    /// Others of them.
+    TF_JOB = "kubeflow.org" "v1" "TFJob" "tfjobs" true;
+    /// Others of them.
+    JAX_JOB = "kubeflow.org" "v1" "JAXJob" "jaxjobs" true;
+    /// Jobs of Kubeflow's MPI operator.
+    MPI_JOB = "kubeflow.org" "v2beta1" "MPIJob" "mpijobs" true;
+    /// Jobs of Kubeflow's Trainer.
+    TRAIN_JOB = "trainer.kubeflow.org" "v1alpha1" "TrainJob" "trainjobs" true;
+    /// What those of a namespace have in common.
+    TRAINING_RUNTIME = "trainer.kubeflow.org" "v1alpha1" "TrainingRuntime" "trainingruntimes" true;
+    /// What all of them may have in common.
+    CLUSTER_TRAINING_RUNTIME =
+        "trainer.kubeflow.org" "v1alpha1" "ClusterTrainingRuntime" "clustertrainingruntimes" false;
     /// Whether Istio demands mutual TLS.
     PEER_AUTHENTICATION = "security.istio.io" "v1" "PeerAuthentication" "peerauthentications" true;
 }
@@ -121,6 +150,8 @@ impl Resource {
             "karpenter.sh" | "karpenter.k8s.aws" => Some("Karpenter, or EKS Auto Mode"),
             "kueue.x-k8s.io" => Some("Kueue"),
             "security.istio.io" => Some("Istio"),
+            "kubeflow.org" => Some("Kubeflow's training operator"),
+            "trainer.kubeflow.org" => Some("Kubeflow's Trainer"),
             _ => None,
         }
     }

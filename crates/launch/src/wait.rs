@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use eagleray_base::{Error, Kind, Result};
 use eagleray_kube::render::LAUNCH_LABEL;
+use serde_json::Value;
 
 use crate::cluster::Cluster;
 use crate::launches::Launch;
@@ -16,7 +17,7 @@ pub const PERIOD: Duration = Duration::from_secs(2);
 /// An API server may be away for so long before a wait gives up: control planes are upgraded under running jobs.
 pub const AWAY_MAX: Duration = Duration::from_mins(10);
 
-/// Asks for a launch until it is over, telling each of its states as it is asked.
+/// Asks for a launch until it is over, telling each of its states, with the `RayJob` as it was answered.
 ///
 /// # Errors
 /// `NotFound` where it is gone, `Unavailable` at the deadline or where the API server stays away; what `tell` gives.
@@ -25,7 +26,7 @@ pub fn until_over(
     namespace: &str,
     name: &str,
     deadline: Option<Instant>,
-    tell: &mut dyn FnMut(&Launch) -> Result<()>,
+    tell: &mut dyn FnMut(&Launch, &Value) -> Result<()>,
 ) -> Result<Launch> {
     let mut answered = Instant::now();
     loop {
@@ -34,7 +35,7 @@ pub fn until_over(
                 answered = Instant::now();
                 let launch = Launch::of(&job)
                     .ok_or_else(|| Error::invalid(format!("RayJob `{name}` is no launch of Eagle Ray")))?;
-                tell(&launch)?;
+                tell(&launch, &job)?;
                 if launch.phase.is_over() {
                     return Ok(launch);
                 }

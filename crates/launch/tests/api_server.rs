@@ -2,67 +2,20 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpListener;
-use std::sync::{Arc, Mutex};
-
+use common::{Requests, listen, refusal};
 use eagleray_launch::cluster::{Cluster, Connection};
 use eagleray_launch::launches::Launch;
 use eagleray_launch::leaks::{holdings, leaks};
 use eagleray_launch::watch::{Phase, Watcher, groups, tell};
 use serde_json::{Value, json};
 
-/// `GET /api/v1/pods?limit=250` and a body, in the order in which they came.
-type Requests = Arc<Mutex<Vec<(String, String)>>>;
+mod common;
 
-/// A server of plain HTTP that answers each request alike, and the cluster that it plays.
+/// A server that answers each request alike, and the cluster that it plays.
 fn serve(answer: impl Fn(&str) -> (u16, Value) + Send + 'static) -> (Cluster, Requests) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let requests = Requests::default();
-    let heard = Arc::clone(&requests);
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            let mut reader = BufReader::new(stream.try_clone().unwrap());
-            let mut line = String::new();
-            reader.read_line(&mut line).unwrap();
-            let (mut length, mut header) = (0, String::new());
-            while reader.read_line(&mut header).is_ok() && header != "\r\n" {
-                if let Some(value) = header.to_lowercase().strip_prefix("content-length:") {
-                    length = value.trim().parse().unwrap();
-                }
-                header.clear();
-            }
-            let mut body = vec![0; length];
-            reader.read_exact(&mut body).unwrap();
-            let asked = line.rsplit_once(' ').unwrap().0.to_owned();
-            let (status, value) = answer(&asked);
-            heard.lock().unwrap().push((asked, String::from_utf8(body).unwrap()));
-            let text = value.to_string();
-            let head =
-                format!("HTTP/1.1 {status} x\r\ncontent-type: application/json\r\nconnection: close\r\n");
-            let _ = write!(stream, "{head}content-length: {}\r\n\r\n{text}", text.len());
-        }
-    });
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("config");
-    let config = json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "a",
-        "clusters": [{"name": "a", "cluster": {"server": format!("http://{address}")}}],
-        "users": [{"name": "a", "user": {}}],
-        "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a", "namespace": "training"}}],
-    });
-    std::fs::write(&path, config.to_string()).unwrap();
+    let (_folder, path, requests) = listen(answer);
     let cluster = Cluster::connect(&Connection { kubeconfig: Some(path), context: None }).unwrap();
     (cluster, requests)
-}
-
-fn refusal(code: u16, message: &str) -> (u16, Value) {
-    (
-        code,
-        json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "message": message, "reason": "x"}),
-    )
 }
 
 fn job() -> Value {

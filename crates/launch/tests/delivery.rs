@@ -269,7 +269,7 @@ fn by_default_one_account_may_launch_in_one_namespace_and_no_more() {
 #[test]
 fn everything_that_can_be_asked_for_is_rendered() {
     let mut values = values();
-    for part in ["logs", "elastic", "queue", "nodes", "priority", "look"] {
+    for part in ["logs", "elastic", "queue", "nodes", "priority", "read", "look"] {
         values["rights"][part] = json!(true);
     }
     let role = "arn:aws:iam::123456789012:role/solar";

@@ -54,18 +54,7 @@ pub fn recent(store: &Store) -> Result<Recent> {
     let claims = claim::all(store)?;
     let Some(newest) = claims.last() else { return Ok(Recent::default()) };
     let end = claim::end_of(store, newest.attempt)?;
-    let mut events = VecDeque::new();
-    for object in store.list(&paths::ledger(newest.attempt))?.iter().rev().take(OBJECTS_MAX) {
-        let read = read_object(store, &object.path, newest.attempt)?;
-        let enough = read.iter().any(|event| event.kind == "step");
-        for event in read.into_iter().rev() {
-            events.push_front(event);
-        }
-        if enough {
-            break;
-        }
-    }
-    let mut recent = of_events(events.make_contiguous());
+    let mut recent = of_events(&newest_events(store, newest.attempt, OBJECTS_MAX)?);
     recent.state = state_of(store, Some(newest), end.as_ref())?;
     recent.attempt = newest.attempt;
     if recent.stepped.is_none() {
@@ -79,6 +68,23 @@ pub fn recent(store: &Store) -> Result<Recent> {
         recent.steps_planned = account::resolved(store)?["spec"]["train"]["steps"].as_u64().unwrap_or(0);
     }
     Ok(recent)
+}
+
+/// The newest events of an attempt, in the order in which they were written: of its ledger's objects the last that
+/// speaks of a step and those after it, at most so many.
+pub(crate) fn newest_events(store: &Store, attempt: u32, objects_max: usize) -> Result<Vec<Event>> {
+    let mut events = VecDeque::new();
+    for object in store.list(&paths::ledger(attempt))?.iter().rev().take(objects_max) {
+        let read = read_object(store, &object.path, attempt)?;
+        let enough = read.iter().any(|event| event.kind == "step");
+        for event in read.into_iter().rev() {
+            events.push_front(event);
+        }
+        if enough {
+            break;
+        }
+    }
+    Ok(events.into())
 }
 
 /// The same of events in the order in which they were written; state, attempt and end are the caller's.

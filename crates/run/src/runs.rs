@@ -7,7 +7,7 @@ use eagleray_store::Store;
 use serde::Serialize;
 
 use crate::claim::{self, Claim, End};
-use crate::ledger::read_object;
+use crate::recent::newest_events;
 use crate::{account, paths};
 
 /// Flushes that may pass without a step before a listing looks no further.
@@ -124,14 +124,9 @@ pub fn summary(store: &Store) -> Result<Summary> {
 
 /// The last step that an attempt speaks of, else that it resumed from. Its newest objects are read first.
 fn steps_of(store: &Store, claim: &Claim) -> Result<u64> {
-    for object in store.list(&paths::ledger(claim.attempt))?.iter().rev().take(OBJECTS_MAX) {
-        let events = read_object(store, &object.path, claim.attempt)?;
-        let last = events.iter().filter(|event| event.kind == "step").filter_map(|event| event.step).max();
-        if let Some(step) = last {
-            return Ok(step);
-        }
-    }
-    Ok(account::resumed_step(claim))
+    let events = newest_events(store, claim.attempt, OBJECTS_MAX)?;
+    let last = events.iter().filter(|event| event.kind == "step").filter_map(|event| event.step).max();
+    Ok(last.unwrap_or_else(|| account::resumed_step(claim)))
 }
 
 /// What has become of a run whose newest attempt and its end are these.

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use super::SpecArgs;
 use super::live::{ClusterArgs, Patience, Run, patience};
-use super::watch::look;
+use super::watch::line_beside;
 use crate::output::Output;
 
 const AFTER_HELP: &str = "\
@@ -257,7 +257,7 @@ impl Going<'_> {
         let Run { cluster, namespace, resolved, .. } = self.run;
         let mut looking: Option<(Watcher, Phase, Instant)> = None;
         let mut last = String::new();
-        let end = wait::until_over(cluster, namespace, name, self.deadline, &mut |launch| {
+        let end = wait::until_over(cluster, namespace, name, self.deadline, &mut |launch, job| {
             // To look costs a list of pods: seldom, but at once when something has happened.
             let mut watcher = match looking.take() {
                 Some((watcher, phase, at)) if phase == launch.phase && at.elapsed() < LOOK_PERIOD => {
@@ -268,7 +268,7 @@ impl Going<'_> {
                 None => Watcher::new(cluster, launch, &resolved.spec.store),
             };
             // What cannot be asked now can be asked the next time: the wait itself knows what is too long.
-            let line = look(&mut watcher).map_or_else(|_| told(launch), |(told, _)| told.line);
+            let line = line_beside(&mut watcher, job).unwrap_or_else(|_| told(launch));
             for missing in watcher.unseen() {
                 self.output.note(&missing);
             }

@@ -3,17 +3,21 @@
 use std::path::{Path, PathBuf};
 
 use eagleray_base::{Error, Result};
-use eagleray_kube::lint::{File, KubeRay, Options, Severity, lint, rule};
+use eagleray_kube::lint::{File, KubeRay, Options, Report, Severity, lint, lint_live, rule};
+use eagleray_launch::live::linted;
 use serde_json::json;
 
+use super::live::{LIVE, LiveArgs};
 use crate::output::{Format, Output};
 
 const AFTER_HELP: &str = "\
 All files are looked at together, a folder with all below it that ends in .yaml, .yml or .json. \
-The exit code is 1 where there is an error; warnings and infos leave it 0. --format also takes sarif, which \
-is SARIF 2.1.0 for code scanners.
+`live` in their place looks at the objects of a cluster, as far as this account may read them; a folder of \
+that name is ./live. The exit code is 1 where there is an error; warnings and infos leave it 0. --format also takes \
+sarif, which is SARIF 2.1.0 for code scanners.
 
   eagleray lint manifests/ --accept ttl-keeps-gpus
+  eagleray lint live --all-namespaces
   eagleray lint --explain do-not-disrupt-on-spot";
 
 /// The deepest folder that is looked into.
@@ -23,10 +27,11 @@ const FOLDERS_DEPTH_MAX: usize = 32;
 #[derive(clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Lint {
-    /// Manifests, or folders of them
-    #[arg(value_name = "FILE|DIR", required_unless_present = "explain")]
+    /// Manifests, or folders of them; or `live`, the objects of a cluster
+    #[arg(value_name = "FILE|DIR|live", required_unless_present = "explain")]
     paths: Vec<PathBuf>,
-    /// The operator version that will read them; 1.7, or what an object's label ray.io/kuberay-version says
+    /// The operator version that will read them; that of the operator that runs, or 1.7, or what an object's label
+    /// ray.io/kuberay-version says
     #[arg(long, value_name = "VERSION", value_parser = kuberay)]
     kuberay: Option<KubeRay>,
     /// Leave the findings of a rule out; may be repeated
@@ -35,6 +40,8 @@ pub(crate) struct Lint {
     /// Say what a rule looks for, why, and what to do
     #[arg(long, value_name = "RULE", conflicts_with_all = ["paths", "kuberay", "accept"])]
     explain: Option<String>,
+    #[command(flatten)]
+    live: LiveArgs,
 }
 
 fn kuberay(text: &str) -> Result<KubeRay, String> {
@@ -46,12 +53,26 @@ impl Lint {
         if let Some(id) = &self.explain {
             return explain(output, id);
         }
+        let report = if self.paths.iter().any(|path| path.as_os_str() == LIVE) {
+            self.of_cluster(output)?
+        } else {
+            self.live.refuse_beside_files()?;
+            self.of_files()?
+        };
+        match output.format {
+            Format::Text => output.print(&report.text()),
+            Format::Json => output.json(&report.json()),
+            Format::Sarif => output.json(&report.sarif()),
+        }
+        match report.count(Severity::Error) {
+            0 => Ok(()),
+            errors => Err(output.reported(Error::invalid(format!("{errors} errors in manifests")))),
+        }
+    }
+
+    fn of_files(&self) -> Result<Report> {
         let mut names = Vec::new();
         for path in &self.paths {
-            if path.as_os_str() == "live" {
-                return Err(Error::invalid("`lint live`, which looks at the objects of a cluster, is not there yet")
-                    .with_hint("`kubectl get rayjobs,rayclusters -A -o yaml > live.yaml`, then lint that; a folder of this name is `./live`"));
-            }
             gather(path, 0, &mut names)?;
         }
         if names.is_empty() {
@@ -62,17 +83,26 @@ impl Lint {
         let texts = names.iter().map(|path| read(path)).collect::<Result<Vec<_>>>()?;
         let shown: Vec<String> = names.iter().map(|path| path.display().to_string()).collect();
         let files: Vec<File<'_>> = shown.iter().zip(&texts).map(|(name, text)| File { name, text }).collect();
-        let options = Options { kuberay: self.kuberay, accept: self.accept };
-        let report = lint(&files, &options)?;
-        match output.format {
-            Format::Text => output.print(&report.text()),
-            Format::Json => output.json(&report.json()),
-            Format::Sarif => output.json(&report.sarif()),
+        lint(&files, &Options { kuberay: self.kuberay, accept: self.accept.clone() })
+    }
+
+    fn of_cluster(&self, output: &Output) -> Result<Report> {
+        if self.paths.len() > 1 {
+            return Err(Error::invalid("`live` stands alone: objects of a cluster are not mixed with files")
+                .with_hint("lint them one after the other; a folder of this name is `./live`"));
         }
-        match report.count(Severity::Error) {
-            0 => Ok(()),
-            errors => Err(output.reported(Error::invalid(format!("{errors} errors in manifests")))),
+        // A rule that is accepted under a wrong name is said before anything is asked.
+        self.accept.iter().try_for_each(|id| rule(id).map(|_| ()))?;
+        let (cluster, namespace) = self.live.connect()?;
+        let seen = linted(&cluster, namespace.as_deref())?;
+        for note in &seen.notes {
+            output.note(note);
         }
+        let running = seen.kuberay.as_deref().and_then(KubeRay::parse);
+        if let (Some(version), None, None) = (&seen.kuberay, running, self.kuberay) {
+            output.note(&format!("KubeRay {version} runs, which no rule knows: objects are judged by their labels, or as of 1.7"));
+        }
+        lint_live(&seen.objects, &Options { kuberay: self.kuberay.or(running), accept: self.accept.clone() })
     }
 }
 

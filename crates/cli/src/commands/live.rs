@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use eagleray_base::units::parse_duration;
 use eagleray_base::{Error, Result};
 use eagleray_launch::cluster::{Cluster, Connection};
 use eagleray_launch::launches::{Launch, launches, newest_number};
@@ -24,6 +25,48 @@ pub(crate) struct ClusterArgs {
 impl ClusterArgs {
     pub(crate) fn connect(&self) -> Result<Cluster> {
         Cluster::connect(&Connection { kubeconfig: self.kubeconfig.clone(), context: self.context.clone() })
+    }
+}
+
+/// What stands for a cluster where a file or a folder could stand.
+pub(crate) const LIVE: &str = "live";
+
+/// Which objects of a cluster, for commands that take files or `live`.
+#[derive(clap::Args)]
+pub(crate) struct LiveArgs {
+    /// Where `live` looks; the namespace of the context
+    #[arg(short = 'n', long, value_name = "NS", conflicts_with = "all_namespaces")]
+    namespace: Option<String>,
+    /// `live` looks everywhere
+    #[arg(long)]
+    all_namespaces: bool,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+}
+
+impl LiveArgs {
+    /// The cluster, and the namespace, none for all.
+    pub(crate) fn connect(&self) -> Result<(Cluster, Option<String>)> {
+        let cluster = self.cluster.connect()?;
+        let namespace = self.namespace.clone().unwrap_or_else(|| cluster.namespace().to_owned());
+        Ok((cluster, (!self.all_namespaces).then_some(namespace)))
+    }
+
+    /// Refuses what says where in a cluster, where files are read.
+    pub(crate) fn refuse_beside_files(&self) -> Result<()> {
+        let given = [
+            ("--namespace", self.namespace.is_some()),
+            ("--all-namespaces", self.all_namespaces),
+            ("--kubeconfig", self.cluster.kubeconfig.is_some()),
+            ("--context", self.cluster.context.is_some()),
+        ];
+        match given.into_iter().find(|(_, given)| *given) {
+            Some((option, _)) => {
+                Err(Error::invalid(format!("`{option}` is of a cluster, and files are read"))
+                    .with_hint("`live` in the place of files looks at a cluster"))
+            }
+            None => Ok(()),
+        }
     }
 }
 
@@ -115,6 +158,9 @@ pub(crate) fn now() -> i64 {
     age.map_or(0, |age| i64::try_from(age.as_secs()).unwrap_or(i64::MAX))
 }
 
+/// What is longer is a mistake.
+const PATIENCE_MAX: Duration = Duration::from_hours(366 * 24);
+
 /// `30m`, as a point in time from now on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience(Duration);
@@ -133,22 +179,15 @@ impl Patience {
     }
 }
 
-/// `90s`, `30m`, `2h`, `3d`; a bare number is seconds.
+/// `90s`, `30m`, `1.5h`, `3d`; a bare number is seconds.
 pub(crate) fn patience(text: &str) -> Result<Patience, String> {
-    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
-    let unit = match &text[digits.len()..] {
-        "" | "s" => 1,
-        "m" => 60,
-        "h" => 3_600,
-        "d" => 86_400,
-        other => return Err(format!("`{other}` is no unit: s, m, h or d")),
-    };
-    let count: u64 = digits.parse().map_err(|_| "such as 90s, 30m or 2h".to_owned())?;
-    count
-        .checked_mul(unit)
-        .filter(|seconds| *seconds <= 366 * 86_400)
-        .map(Patience::of_seconds)
-        .ok_or_else(|| "a year at most".to_owned())
+    let bare = text.ends_with(|last: char| last.is_ascii_digit());
+    let read = parse_duration(&if bare { format!("{text}s") } else { text.to_owned() });
+    let duration = read.map_err(|_| "such as 90s, 30m or 2h".to_owned())?;
+    if duration > PATIENCE_MAX {
+        return Err("a year at most".to_owned());
+    }
+    Ok(Patience(duration))
 }
 
 #[cfg(test)]
@@ -160,8 +199,8 @@ mod tests {
         let seconds = |text| patience(text).map(|patience| patience.0.as_secs());
         assert_eq!(seconds("90"), Ok(90));
         assert_eq!(seconds("30m"), Ok(1_800));
-        assert_eq!(seconds("2h"), Ok(7_200));
-        for wrong in ["", "m", "-1s", "1w", "1.5h", "99999999999999999999", "400d", "ü"] {
+        assert_eq!(seconds("1.5h"), Ok(5_400));
+        for wrong in ["", "m", "-1s", "1w", "inf", "99999999999999999999", "400d", "ü"] {
             assert!(seconds(wrong).is_err(), "{wrong}");
         }
     }

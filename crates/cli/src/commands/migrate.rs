@@ -1,13 +1,17 @@
 //! `eagleray migrate`: jobs of Kubeflow → run specs, with an account of every field.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use eagleray_base::{Error, Result};
-use eagleray_kube::migrate::{Input, Migration, Options, Refused, Run, SPEC_FILE, migrate};
+use eagleray_kube::migrate::{
+    Input, Migration, Options, Refused, Run, SPEC_FILE, migrate, migrate_live, place,
+};
+use eagleray_launch::live::jobs;
 use serde_json::json;
 
 use super::init;
+use super::live::{LIVE, LiveArgs};
 use crate::output::Output;
 
 /// How the names of manifests end.
@@ -19,8 +23,8 @@ const REPORT_FILE: &str = "migration.md";
 /// Turn training jobs of Kubeflow into run specs, with an account of every field.
 #[derive(clap::Args)]
 pub(crate) struct Migrate {
-    /// A file of `PyTorchJobs` or `TrainJobs`, or a folder of such files; nothing is asked of a cluster
-    #[arg(value_name = "FILE|DIR")]
+    /// A file of `PyTorchJobs` or `TrainJobs`, or a folder of such files; or `live`, those of a cluster
+    #[arg(value_name = "FILE|DIR|live")]
     path: PathBuf,
     /// Where the runs go: OUT/NAME/run.yaml, Dockerfile and migration.md for each job
     #[arg(short = 'o', long = "output", value_name = "OUT")]
@@ -37,6 +41,8 @@ pub(crate) struct Migrate {
     /// Replace files that are there
     #[arg(long)]
     force: bool,
+    #[command(flatten)]
+    live: LiveArgs,
 }
 
 fn variable(text: &str) -> Result<(String, String), String> {
@@ -46,14 +52,19 @@ fn variable(text: &str) -> Result<(String, String), String> {
 
 impl Migrate {
     pub(crate) fn run(self, output: &Output) -> Result<()> {
-        let files = self.files()?;
-        let inputs: Vec<Input<'_>> = files.iter().map(|(name, text)| Input { name, text }).collect();
         let options = Options {
             variables: self.variables.clone(),
             instance: self.instance.clone(),
             store: self.store.clone(),
         };
-        let migration = migrate(&inputs, &options)?;
+        let migration = if self.path.as_os_str() == LIVE {
+            self.of_cluster(&options, output)?
+        } else {
+            self.live.refuse_beside_files()?;
+            let files = self.files()?;
+            let inputs: Vec<Input<'_>> = files.iter().map(|(name, text)| Input { name, text }).collect();
+            migrate(&inputs, &options)?
+        };
         self.write(&migration)?;
         if output.is_json() {
             output.json(&json!({"output": self.out.display().to_string(), "migration": migration}));
@@ -67,14 +78,25 @@ impl Migrate {
         Err(if output.is_json() { output.reported(error) } else { error })
     }
 
+    fn of_cluster(&self, options: &Options, output: &Output) -> Result<Migration> {
+        let (cluster, namespace) = self.live.connect()?;
+        let seen = jobs(&cluster, namespace.as_deref())?;
+        for note in &seen.notes {
+            output.note(note);
+        }
+        if seen.objects.is_empty() {
+            let place =
+                namespace.map_or_else(|| "the cluster".to_owned(), |name| format!("namespace `{name}`"));
+            return Err(Error::not_found(format!("no PyTorchJob and no TrainJob in {place}")).with_hint(
+                "`--namespace NS` or `--all-namespaces` looks elsewhere; a folder of this name is `./live`",
+            ));
+        }
+        migrate_live(&seen.objects, options)
+    }
+
     /// Names and texts of the manifests.
     fn files(&self) -> Result<Vec<(String, String)>> {
         let path = &self.path;
-        if !path.exists() && path == Path::new("live") {
-            return Err(Error::invalid("`eagleray migrate live` is not available in this build").with_hint(
-                "`kubectl get pytorchjob NAME -o yaml > job.yaml`, then `eagleray migrate job.yaml -o OUT`",
-            ));
-        }
         let mut paths = vec![path.clone()];
         if path.is_dir() {
             let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -131,8 +153,9 @@ impl Migrate {
             let [carried, replaced, lost] = run.counts();
             let _ = writeln!(
                 text,
-                "{}: {kind} of {file}:{line}, {nodes} nodes, {workers} workers; {carried} fields carried, {replaced} replaced, {lost} lost",
-                folder.join(SPEC_FILE).display()
+                "{}: {kind} of {}, {nodes} nodes, {workers} workers; {carried} fields carried, {replaced} replaced, {lost} lost",
+                folder.join(SPEC_FILE).display(),
+                place(file, *line)
             );
         }
         let first = migration.runs.first().map(|run| self.out.join(&run.name)).unwrap_or_default();
@@ -153,7 +176,7 @@ fn refused(refused: &[Refused]) -> Error {
         for problem in &job.problems {
             let hint =
                 if problem.hint.is_empty() { String::new() } else { format!("\n    {}", problem.hint) };
-            let place = format!("{}:{}", job.file, problem.line);
+            let place = place(&job.file, problem.line);
             lines.push(format!("  {place}: {} `{}`: {}{hint}", job.kind, job.name, problem.message));
         }
     }

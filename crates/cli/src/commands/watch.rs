@@ -9,7 +9,7 @@ use eagleray_launch::launches::Launch;
 use eagleray_launch::wait::AWAY_MAX;
 use eagleray_launch::watch::{Group, Phase, Told, Watcher, groups, tell};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::live::{LaunchArgs, Patience, now, patience};
 use crate::output::Output;
@@ -82,6 +82,11 @@ impl Watch {
 pub(crate) fn look(watcher: &mut Watcher) -> Result<(Told, Vec<Group>)> {
     let situation = watcher.look(now())?;
     Ok((tell(&situation), groups(&situation)))
+}
+
+/// The line of a launch whose `RayJob` has just been answered.
+pub(crate) fn line_beside(watcher: &mut Watcher, job: &Value) -> Result<String> {
+    Ok(tell(&watcher.look_beside(job, now())?).line)
 }
 
 fn end(output: &Output, launch: &Launch, told: &Told) -> Result<()> {

@@ -1,18 +1,26 @@
 //! A place in a document that may not exist: what rules walk with.
 
+use std::fmt::Write as _;
+
 use crate::manifest::{Entry, Node, Place, Value};
 
 /// A value, or where it would stand; its place is that of the nearest thing that exists.
+///
+/// Rules walk a thousand values for each that they speak of, so a path is put together when it is asked for.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct At<'a> {
     node: Option<&'a Node>,
     pub(crate) place: Place,
-    pub(crate) path: String,
+    /// The document, and the nearest value that exists.
+    root: Option<&'a Node>,
+    near: Option<&'a Node>,
+    /// The keys from there to where the value would stand.
+    missing: Vec<&'a str>,
 }
 
 impl<'a> At<'a> {
     pub(crate) fn root(node: &'a Node) -> Self {
-        Self { node: Some(node), place: node.place, path: String::new() }
+        Self { node: Some(node), place: node.place, root: Some(node), near: Some(node), missing: Vec::new() }
     }
 
     /// A place without a value.
@@ -20,38 +28,54 @@ impl<'a> At<'a> {
         Self { place, ..Self::default() }
     }
 
-    /// The value under one key, which may hold dots.
-    pub(crate) fn key(&self, key: &str) -> Self {
-        let path = self.joined(key);
-        match self.node.and_then(|node| node.entry(key)) {
-            Some(entry) => Self { node: Some(&entry.node), place: entry.place, path },
-            None => Self { node: None, place: self.place, path },
+    /// The path from the document, `spec.rayClusterSpec.workerGroupSpecs[1]`.
+    pub(crate) fn path(&self) -> String {
+        let mut path = String::new();
+        if let (Some(root), Some(near)) = (self.root, self.near) {
+            find(root, near, &mut path);
         }
+        for key in &self.missing {
+            join(&mut path, key);
+        }
+        path
+    }
+
+    fn child(&self, node: &'a Node, place: Place) -> Self {
+        Self { node: Some(node), place, root: self.root, near: Some(node), missing: Vec::new() }
+    }
+
+    /// The value under one key, which may hold dots.
+    pub(crate) fn key(&self, key: &'a str) -> Self {
+        if let Some(entry) = self.node.and_then(|node| node.entry(key)) {
+            return self.child(&entry.node, entry.place);
+        }
+        let mut at = Self { node: None, ..self.clone() };
+        at.missing.push(key);
+        at
+    }
+
+    /// The text under one key; the key may be of somebody else's document.
+    pub(crate) fn text_of(&self, key: &str) -> Option<&'a str> {
+        text(&self.node?.entry(key)?.node)
     }
 
     /// The value under several keys, parted by dots.
-    pub(crate) fn get(&self, path: &str) -> Self {
-        path.split('.').fold(self.clone(), |at, key| at.key(key))
+    pub(crate) fn get(&self, path: &'a str) -> Self {
+        let (first, rest) = path.split_once('.').unwrap_or((path, ""));
+        let at = self.key(first);
+        if rest.is_empty() { at } else { rest.split('.').fold(at, |at, key| at.key(key)) }
     }
 
     /// The items of a list.
     pub(crate) fn items(&self) -> Vec<Self> {
         let Some(Node { value: Value::List(items), .. }) = self.node else { return Vec::new() };
-        let item = |(index, node): (usize, &'a Node)| Self {
-            node: Some(node),
-            place: node.place,
-            path: format!("{}[{index}]", self.path),
-        };
-        items.iter().enumerate().map(item).collect()
+        items.iter().map(|node| self.child(node, node.place)).collect()
     }
 
     /// The entries of a mapping.
     pub(crate) fn entries(&self) -> Vec<(&'a str, Self)> {
         let Some(Node { value: Value::Mapping(entries), .. }) = self.node else { return Vec::new() };
-        let item = |entry: &'a Entry| {
-            let at = Self { node: Some(&entry.node), place: entry.place, path: self.joined(&entry.key) };
-            (entry.key.as_str(), at)
-        };
+        let item = |entry: &'a Entry| (entry.key.as_str(), self.child(&entry.node, entry.place));
         entries.iter().map(item).collect()
     }
 
@@ -62,10 +86,7 @@ impl<'a> At<'a> {
 
     /// A scalar's text, quoted or not.
     pub(crate) fn text(&self) -> Option<&'a str> {
-        match &self.node?.value {
-            Value::Scalar { text, .. } if self.exists() => Some(text),
-            _ => None,
-        }
+        text(self.node?)
     }
 
     /// The same, empty where there is none.
@@ -111,13 +132,40 @@ impl<'a> At<'a> {
             entry.each_scalar(visit);
         }
     }
+}
 
-    fn joined(&self, key: &str) -> String {
-        let plain = key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
-        match (plain, self.path.is_empty()) {
-            (true, true) => key.to_owned(),
-            (true, false) => format!("{}.{key}", self.path),
-            (false, _) => format!("{}[{key:?}]", self.path),
-        }
+fn text(node: &Node) -> Option<&str> {
+    match &node.value {
+        Value::Scalar { text, .. } if !node.is_null() => Some(text),
+        _ => None,
     }
+}
+
+/// Extends `path` by the way from `from` to this very node; false, and as it was, where it is not below.
+fn find(from: &Node, node: &Node, path: &mut String) -> bool {
+    if std::ptr::eq(from, node) {
+        return true;
+    }
+    let length = path.len();
+    match &from.value {
+        Value::Scalar { .. } => false,
+        Value::List(items) => items.iter().enumerate().any(|(index, item)| {
+            path.truncate(length);
+            let _ = write!(path, "[{index}]");
+            find(item, node, path)
+        }),
+        Value::Mapping(entries) => entries.iter().any(|entry| {
+            path.truncate(length);
+            join(path, &entry.key);
+            find(&entry.node, node, path)
+        }),
+    }
+}
+
+fn join(path: &mut String, key: &str) {
+    let plain = key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
+    if plain && !path.is_empty() {
+        path.push('.');
+    }
+    let _ = if plain { write!(path, "{key}") } else { write!(path, "[{key:?}]") };
 }

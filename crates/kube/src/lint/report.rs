@@ -20,9 +20,11 @@ pub struct Finding {
     pub severity: Severity,
     /// The file, as it was named.
     pub file: String,
-    /// The line, from 1.
+    /// The line, from 1; 0 of an object that has none, as of one of a cluster.
+    #[serde(skip_serializing_if = "is_zero")]
     pub line: usize,
-    /// The column, from 1, in characters.
+    /// The column, from 1, in characters; 0 without a line.
+    #[serde(skip_serializing_if = "is_zero")]
     pub column: usize,
     /// The path of the value, `spec.entrypoint`; empty for a whole file.
     pub path: String,
@@ -37,8 +39,10 @@ pub struct Finding {
 pub struct Report {
     /// The findings, by file and line.
     pub findings: Vec<Finding>,
-    /// How many files were read.
+    /// How many files were read, or objects of a cluster.
     pub files: usize,
+    /// Whether it is of a cluster's objects.
+    pub live: bool,
     /// How many objects rules looked at.
     pub objects: usize,
     /// How many objects are of kinds that no rule looks at.
@@ -57,7 +61,8 @@ impl Report {
     pub fn text(&self) -> String {
         let mut text = String::new();
         for Finding { rule, severity, file, line, column, path, message, remedy } in &self.findings {
-            let _ = writeln!(text, "{file}:{line}:{column}: {}[{rule}]: {message}", severity.name());
+            let place = if *line == 0 { file.clone() } else { format!("{file}:{line}:{column}") };
+            let _ = writeln!(text, "{place}: {}[{rule}]: {message}", severity.name());
             if !path.is_empty() {
                 let _ = writeln!(text, "  at {path}");
             }
@@ -67,7 +72,7 @@ impl Report {
             text,
             "{} in {}: {}, {}, {} infos; {} of other kinds passed over, {} accepted",
             plural(self.objects, "object"),
-            plural(self.files, "file"),
+            if self.live { "the cluster".to_owned() } else { plural(self.files, "file") },
             plural(self.count(Severity::Error), "error"),
             plural(self.count(Severity::Warning), "warning"),
             self.count(Severity::Info),
@@ -79,11 +84,12 @@ impl Report {
 
     /// The report as JSON.
     pub fn json(&self) -> Value {
+        let files = (!self.live).then_some(self.files);
         json!({
             "version": 1,
             "findings": self.findings,
             "summary": {
-                "files": self.files, "objects": self.objects, "passed_over": self.passed_over,
+                "files": files, "objects": self.objects, "passed_over": self.passed_over,
                 "accepted": self.accepted, "errors": self.count(Severity::Error),
                 "warnings": self.count(Severity::Warning), "infos": self.count(Severity::Info),
             },
@@ -94,6 +100,11 @@ impl Report {
     pub fn sarif(&self) -> Value {
         sarif::document(self)
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference over")]
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 fn plural(count: usize, noun: &str) -> String {
@@ -157,7 +168,7 @@ impl<'s, 'a> Out<'s, 'a> {
             }
         }
         let accepted = all - findings.len();
-        Report { findings, files: files.len(), objects, passed_over, accepted }
+        Report { findings, files: files.len(), live: false, objects, passed_over, accepted }
     }
 }
 
@@ -186,7 +197,7 @@ impl<'s, 'a> Say<'_, 's, 'a> {
             file: String::new(),
             line: at.place.line,
             column: at.place.column,
-            path: at.path.clone(),
+            path: at.path(),
             message: message.into(),
             remedy: remedy.into(),
         };

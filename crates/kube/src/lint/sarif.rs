@@ -43,10 +43,14 @@ fn described(rule: &'static Rule) -> Value {
 
 fn result(finding: &Finding) -> Value {
     let index = super::rules().position(|rule| rule.id == finding.rule);
-    let mut location = json!({"physicalLocation": {
-        "artifactLocation": {"uri": uri(&finding.file)},
-        "region": {"startLine": finding.line, "startColumn": finding.column},
-    }});
+    let mut place = json!({"artifactLocation": {"uri": uri(&finding.file)}});
+    // An object of a cluster has no lines, and its name is an address as it is.
+    if finding.line > 0 {
+        place["region"] = json!({"startLine": finding.line, "startColumn": finding.column});
+    } else {
+        place["artifactLocation"]["uri"] = json!(finding.file);
+    }
+    let mut location = json!({"physicalLocation": place});
     if !finding.path.is_empty() {
         location["logicalLocations"] = json!([{"fullyQualifiedName": finding.path}]);
     }

@@ -155,17 +155,17 @@ fn known(group: &str, kind: &str) -> &'static str {
 }
 
 impl<'a> Object<'a> {
-    pub(crate) fn label(&self, key: &str) -> At<'a> {
+    pub(crate) fn label(&self, key: &'static str) -> At<'a> {
         self.at.get("metadata.labels").key(key)
     }
 
-    pub(crate) fn annotation(&self, key: &str) -> At<'a> {
+    pub(crate) fn annotation(&self, key: &'static str) -> At<'a> {
         self.at.get("metadata.annotations").key(key)
     }
 
     /// A pool's values of a requirement with `In`, or of a label; empty where it says nothing.
     pub(crate) fn pool_values(&self, key: &str) -> Vec<&'a str> {
-        if let Some(label) = self.at.get("spec.template.metadata.labels").key(key).text() {
+        if let Some(label) = self.at.get("spec.template.metadata.labels").text_of(key) {
             return vec![label];
         }
         let requirement = self.requirement(key, "In");
@@ -239,7 +239,7 @@ pub(crate) fn tolerates(pod: &At<'_>, taint: &At<'_>) -> bool {
     let (key, value, effect) = (taint.key("key").str(), taint.key("value").str(), taint.key("effect").str());
     effect == "PreferNoSchedule"
         || pod.key("tolerations").items().iter().any(|toleration| {
-            let own = |name: &str| toleration.key(name).text();
+            let own = |name: &str| toleration.text_of(name);
             let key_matches = own("key").is_none_or(|own| own == key);
             let exists = own("operator") == Some("Exists");
             let value_matches = exists || (own("key").is_some() && own("value").unwrap_or_default() == value);
@@ -273,7 +273,7 @@ fn affinities<'a>(pod: &At<'a>) -> Vec<(&'a str, Vec<&'a str>)> {
 
 /// The values that a pod's own selector or required affinity allows for a label of its node.
 pub(crate) fn wants<'a>(pod: &At<'a>, key: &str) -> Vec<&'a str> {
-    match pod.key("nodeSelector").key(key).text() {
+    match pod.key("nodeSelector").text_of(key) {
         Some(value) => vec![value],
         None => {
             affinities(pod).into_iter().find(|(own, _)| *own == key).map(|(_, all)| all).unwrap_or_default()
@@ -339,7 +339,7 @@ impl<'a> Group<'a> {
     }
 
     /// What is asked for of a resource: the limit, else the request.
-    pub(crate) fn resource(&self, name: &str) -> Option<(f64, At<'a>)> {
+    pub(crate) fn resource(&self, name: &'static str) -> Option<(f64, At<'a>)> {
         ["limits", "requests"].iter().find_map(|side| {
             let at = self.container.key("resources").key(side).key(name);
             Some((facts::quantity(at.text()?)?, at))
@@ -373,11 +373,11 @@ impl<'a> Group<'a> {
         set.map_or(GRACE_DEFAULT_S, |seconds| seconds as f64)
     }
 
-    pub(crate) fn label(&self, key: &str) -> At<'a> {
+    pub(crate) fn label(&self, key: &'static str) -> At<'a> {
         self.template.get("metadata.labels").key(key)
     }
 
-    pub(crate) fn annotation(&self, key: &str) -> At<'a> {
+    pub(crate) fn annotation(&self, key: &'static str) -> At<'a> {
         self.template.get("metadata.annotations").key(key)
     }
 

@@ -5,6 +5,7 @@
 
 use eagleray_base::{Error, Result};
 
+use crate::live;
 use crate::manifest::{self, Broken};
 
 /// One value and the line it stands on.
@@ -160,6 +161,12 @@ impl Document {
     pub(super) fn name(&self) -> &str {
         self.root.text_at(&["metadata", "name"]).unwrap_or_default()
     }
+}
+
+/// An object of a cluster, without what the cluster wrote into it; nothing of it has a line.
+pub(super) fn of_cluster(object: &serde_json::Value) -> Document {
+    let root = live::node(&live::bare(object.clone())).into();
+    Document { file: live::name(object), prefix: String::new(), root }
 }
 
 /// The objects of a file; those of a `List` one by one, and what is left of the list.

@@ -268,10 +268,11 @@ impl Pods<'_> {
     fn amounts(&mut self, spot: &Spot<'_>, kind: &str) {
         for (resource, amount) in spot.entries() {
             let Some(text) = amount.node.text() else {
-                let next = format!(
-                    "line {}: `{resource}` has no amount in the job: nothing is asked for",
-                    amount.node.line
-                );
+                let place = match amount.node.line {
+                    0 => spot.path.clone(),
+                    line => format!("line {line}"),
+                };
+                let next = format!("{place}: `{resource}` has no amount in the job: nothing is asked for");
                 if !self.draft.next.contains(&next) {
                     self.draft.next.push(next);
                 }

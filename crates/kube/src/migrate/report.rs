@@ -10,7 +10,8 @@ use super::{Migration, RAY_VERSION, Run, SPEC_FILE};
 /// Gathers what a job became.
 pub(super) fn run(document: &Document, draft: &Draft, fields: Vec<Field>) -> Run {
     let (kind, _) = document.kind();
-    let file = document.file.rsplit('/').next().unwrap_or_default();
+    let live = document.root.line == 0;
+    let file = if live { &document.file } else { document.file.rsplit('/').next().unwrap_or_default() };
     let yaml = serde_saphyr::to_string(&draft.spec()).unwrap_or_default();
     let heading = format!(
         "# From the {kind} `{}` of {file}, by `eagleray migrate`; migration.md beside it tells what became of\n# every field.\n",
@@ -67,9 +68,11 @@ fn next(draft: &Draft) -> Vec<String> {
 
 /// The loss report of a run, for people.
 pub(super) fn markdown(migration: &Migration, run: &Run) -> String {
+    let live = run.line == 0;
+    let line = if live { String::new() } else { format!(", line {}", run.line) };
     let mut text = format!(
-        "# {}: from {} to Eagle Ray\n\nFrom `{}`, line {}: {} nodes, {} workers.\n\n## What is left to do\n",
-        run.name, run.kind, run.file, run.line, run.nodes, run.workers
+        "# {}: from {} to Eagle Ray\n\nFrom `{}`{line}: {} nodes, {} workers.\n\n## What is left to do\n",
+        run.name, run.kind, run.file, run.nodes, run.workers
     );
     for (index, step) in run.next.iter().enumerate() {
         let _ = writeln!(text, "{}. {step}", index + 1);
@@ -84,9 +87,10 @@ pub(super) fn markdown(migration: &Migration, run: &Run) -> String {
         if fields.is_empty() {
             continue;
         }
+        let (head, rule) = if live { ("", "") } else { ("| line ", "| --- ") };
         let _ = write!(
             text,
-            "\n### {title}: {}\n| line | field | {column} |\n| --- | --- | --- |\n",
+            "\n### {title}: {}\n{head}| field | {column} |\n{rule}| --- | --- |\n",
             fields.len()
         );
         for field in fields {
@@ -94,8 +98,8 @@ pub(super) fn markdown(migration: &Migration, run: &Run) -> String {
             let reason =
                 [field.to.as_deref().map(code), Some(field.why.clone()).filter(|why| !why.is_empty())];
             let reason: Vec<String> = reason.into_iter().flatten().collect();
-            let _ =
-                writeln!(text, "| {} | {}{part} | {} |", field.line, code(&field.path), reason.join(": "));
+            let line = if live { String::new() } else { format!("| {} ", field.line) };
+            let _ = writeln!(text, "{line}| {}{part} | {} |", code(&field.path), reason.join(": "));
         }
     }
     let others = migration.others.iter().filter(|other| other.file == run.file);

@@ -104,8 +104,7 @@ fn of_cluster(cluster: &Cluster, facts: &mut Facts) {
     }
     facts.definitions = definitions;
     let own = facts.namespace.clone();
-    let places = OPERATOR_NAMESPACES.into_iter().chain([own.as_str()]);
-    facts.operators = everywhere(cluster, DEPLOYMENT, OPERATOR_LABELS, places);
+    facts.operators = operators(cluster, &own);
     facts.nodes = all(cluster, NODE, None);
     facts.daemon_sets = all(cluster, DAEMON_SET, None);
     if facts.serves("kueue.x-k8s.io") != Some(false) {
@@ -150,6 +149,11 @@ fn get(cluster: &Cluster, resource: Resource, namespace: Option<&str>, name: &st
 
 fn all(cluster: &Cluster, resource: Resource, namespace: Option<&str>) -> Answer {
     answer(&asked("list", resource, namespace), cluster.list(resource, namespace, ""))
+}
+
+/// The Deployments of `KubeRay`'s operator.
+pub(crate) fn operators(cluster: &Cluster, own: &str) -> Answer {
+    everywhere(cluster, DEPLOYMENT, OPERATOR_LABELS, OPERATOR_NAMESPACES.into_iter().chain([own]))
 }
 
 /// In all namespaces at once, or, where that may not be, in the usual ones.

@@ -187,7 +187,7 @@ fn container(operator: &Value) -> &Value {
 }
 
 /// `1.6` of `quay.io/kuberay/operator:v1.6.2`.
-fn version(operator: &Value) -> Option<String> {
+pub(crate) fn version(operator: &Value) -> Option<String> {
     let image = text(&container(operator)["image"]);
     let image = image.split('@').next()?;
     let (_, tag) = image.rsplit_once(':')?;
@@ -197,7 +197,7 @@ fn version(operator: &Value) -> Option<String> {
 }
 
 /// Whether an operator looks at a namespace.
-fn watches(operator: &Value, namespace: &str) -> bool {
+pub(crate) fn watches(operator: &Value, namespace: &str) -> bool {
     argument(operator, "watch-namespace")
         .is_none_or(|watched| watched.is_empty() || watched.split(',').any(|one| one.trim() == namespace))
 }

@@ -24,14 +24,24 @@ pub enum Part {
     Nodes,
     /// The class of heads without a queue, which no namespace holds.
     Priority,
-    /// Looking at what no namespace holds, for `doctor` and `watch`.
+    /// What `lint live` and `migrate live` read beside launches.
+    Read,
+    /// Looking at what no namespace holds, for `doctor`, `watch`, `lint live` and `migrate live`.
     Look,
 }
 
 impl Part {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Launch, Self::Logs, Self::Elastic, Self::Queue, Self::Nodes, Self::Priority, Self::Look];
+    pub const ALL: [Self; 8] = [
+        Self::Launch,
+        Self::Logs,
+        Self::Elastic,
+        Self::Queue,
+        Self::Nodes,
+        Self::Priority,
+        Self::Read,
+        Self::Look,
+    ];
 
     /// The name, which is the chart's key too.
     pub const fn name(self) -> &'static str {
@@ -42,6 +52,7 @@ impl Part {
             Self::Queue => "queue",
             Self::Nodes => "nodes",
             Self::Priority => "priority",
+            Self::Read => "read",
             Self::Look => "look",
         }
     }
@@ -98,15 +109,32 @@ pub const RIGHTS: &[Right] = &[
     right(Part::Nodes, "karpenter.sh", "nodepools", APPLY),
     right(Part::Nodes, "karpenter.k8s.aws", "ec2nodeclasses", APPLY),
     right(Part::Priority, "scheduling.k8s.io", "priorityclasses", APPLY),
+    right(Part::Read, "ray.io", "rayservices", &["list"]),
+    right(Part::Read, "kueue.x-k8s.io", "localqueues", &["list"]),
+    right(Part::Read, "policy", "poddisruptionbudgets", &["list"]),
+    right(Part::Read, "", "persistentvolumeclaims", &["list"]),
+    right(Part::Read, "kubeflow.org", "pytorchjobs", &["list"]),
+    right(Part::Read, "kubeflow.org", "tfjobs", &["list"]),
+    right(Part::Read, "kubeflow.org", "jaxjobs", &["list"]),
+    right(Part::Read, "kubeflow.org", "mpijobs", &["list"]),
+    right(Part::Read, "trainer.kubeflow.org", "trainjobs", &["list"]),
+    right(Part::Read, "trainer.kubeflow.org", "trainingruntimes", &["get"]),
     right(Part::Look, "", "nodes", &["list"]),
-    right(Part::Look, "", "namespaces", &["get"]),
+    right(Part::Look, "", "namespaces", &["get", "list"]),
+    right(Part::Look, "", "persistentvolumes", &["list"]),
     right(Part::Look, "apps", "deployments", &["list"]),
     right(Part::Look, "apps", "daemonsets", &["list"]),
     right(Part::Look, "apiextensions.k8s.io", "customresourcedefinitions", &["get"]),
     right(Part::Look, "karpenter.sh", "nodepools", &["list"]),
     right(Part::Look, "karpenter.sh", "nodeclaims", &["list"]),
     right(Part::Look, "karpenter.k8s.aws", "ec2nodeclasses", &["list"]),
+    right(Part::Look, "karpenter.sh", "provisioners", &["list"]),
     right(Part::Look, "kueue.x-k8s.io", "clusterqueues", &["get", "list"]),
+    right(Part::Look, "kueue.x-k8s.io", "resourceflavors", &["list"]),
+    right(Part::Look, "kueue.x-k8s.io", "workloadpriorityclasses", &["list"]),
+    right(Part::Look, "ec2.services.k8s.aws", "securitygroups", &["list"]),
+    right(Part::Look, "kubeflow.org", "profiles", &["list"]),
+    right(Part::Look, "trainer.kubeflow.org", "clustertrainingruntimes", &["get"]),
 ];
 
 /// What a launch of these objects needs; without a spec, what every launch does.
@@ -197,6 +225,7 @@ fn purpose(part: Part) -> &'static str {
         Part::Queue => "the launch of a run in a queue",
         Part::Nodes => "a launch with `cluster.eks.karpenter`",
         Part::Priority => "a launch without a queue, whose head has a class of its own,",
+        Part::Read => "`eagleray lint live`, or `eagleray migrate live`,",
         Part::Look => "`eagleray doctor`",
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use eagleray_base::{Error, Kind, Result};
 use eagleray_kube::render::{LAUNCH_LABEL, RUN_LABEL};
 use eagleray_store::Store;
+use serde_json::Value;
 
 use super::pods::Pod;
 use super::situation::{Claim, Events, Job, Ledger, Node, NodeTrouble, Ray, Situation, Workload};
@@ -73,11 +74,19 @@ impl Watcher {
     /// # Errors
     /// As [`Cluster::get`], for the launch itself, its cluster and its pods: without these there is nothing to say.
     pub fn look(&mut self, now: i64) -> Result<Situation> {
+        match self.cluster.get(RAY_JOB, Some(&self.namespace), &self.launch)? {
+            Some(job) => self.look_beside(&job, now),
+            None => Ok(Situation { now, launch: self.launch.clone(), ..Situation::default() }),
+        }
+    }
+
+    /// The same, where the launch itself has just been asked for.
+    ///
+    /// # Errors
+    /// As [`Self::look`].
+    pub fn look_beside(&mut self, job: &Value, now: i64) -> Result<Situation> {
         let mut situation = Situation { now, launch: self.launch.clone(), ..Situation::default() };
-        let Some(job) = self.cluster.get(RAY_JOB, Some(&self.namespace), &self.launch)? else {
-            return Ok(situation);
-        };
-        let job = Job::of(&job);
+        let job = Job::of(job);
         if !job.cluster.is_empty() {
             let cluster = self.cluster.get(RAY_CLUSTER, Some(&self.namespace), &job.cluster)?;
             situation.cluster = cluster.as_ref().map(Ray::of);

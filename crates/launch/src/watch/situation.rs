@@ -388,11 +388,15 @@ pub fn seconds(value: &Value) -> Option<i64> {
 
 /// One line of at most so many characters.
 pub fn short(text: &str) -> String {
-    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    if line.chars().count() <= MESSAGE_CHARS_MAX {
-        return line;
+    cut(text.split_whitespace().collect::<Vec<_>>().join(" "), MESSAGE_CHARS_MAX)
+}
+
+/// The text, or its first characters and a sign that there were more.
+pub(crate) fn cut(text: String, chars_max: usize) -> String {
+    if text.chars().count() <= chars_max {
+        return text;
     }
-    line.chars().take(MESSAGE_CHARS_MAX).chain("…".chars()).collect()
+    text.chars().take(chars_max).chain("…".chars()).collect()
 }
 
 /// `reason: message`, or whichever there is.

@@ -34,7 +34,12 @@ pub(super) const RULES: &[Rule] = &[
 fn duplicates(scene: &Scene<'_>, say: &mut Say<'_, '_, '_>) {
     let mut seen: Vec<&Object<'_>> = scene.objects.iter().filter(|object| !object.name.is_empty()).collect();
     let key = |object: &Object<'_>| {
-        (object.kind, group_of(object).to_owned(), object.namespace.to_owned(), object.name.to_owned())
+        (
+            object.at.key("kind").str().to_owned(),
+            group_of(object).to_owned(),
+            object.namespace.to_owned(),
+            object.name.to_owned(),
+        )
     };
     // A stable sort: the first of two stays the first.
     seen.sort_by_cached_key(|object| key(object));
@@ -56,13 +61,13 @@ fn placeholders(object: &Object<'_>, say: &mut Say<'_, '_, '_>) {
     object.at.each_scalar(&mut |at, text| {
         // Commands, scripts and variables are filled in by a shell or by Kubernetes, within the pod.
         let within = ["entrypoint", "command", "args", "env", "userData", "runtimeEnvYAML", "serveConfigV2"];
-        let filled = at.path.split(['.', '[']).any(|step| within.contains(&step));
         let name = text.strip_prefix('$').map(|name| name.trim_matches(['{', '}']));
         let named = |name: &str| {
             !name.is_empty()
                 && name.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')
         };
-        if !filled && name.is_some_and(named) {
+        let filled = || at.path().split(['.', '[']).any(|step| within.contains(&step));
+        if name.is_some_and(named) && !filled() {
             say.at(at, format!("`{text}` was not filled in"));
         }
     });

@@ -318,11 +318,7 @@ fn class_missing(scene: &Scene<'_>, say: &mut Say<'_, '_, '_>) {
         let name = reference.key("name");
         let ours = reference.key("kind").str() == "EC2NodeClass";
         if ours && !classes.contains(&name.str()) {
-            say.in_file(
-                pool.file,
-                &name,
-                format!("no EC2NodeClass of these files is called `{}`", name.str()),
-            );
+            say.in_file(pool.file, &name, format!("no EC2NodeClass here is called `{}`", name.str()));
         }
     }
 }

@@ -125,7 +125,7 @@ fn queue_missing(ray: &Ray<'_>, say: &mut Say<'_, '_, '_>) {
             Some(queue) => {
                 format!("`{name}` is a queue of namespace `{}`, not of `{namespace}`", queue.namespace)
             }
-            None => format!("no LocalQueue of these files is called `{name}`"),
+            None => format!("no LocalQueue here is called `{name}`"),
         };
         say.at(&ray.object.label(QUEUE), message);
     }
@@ -136,7 +136,7 @@ fn cluster_queue_missing(scene: &Scene<'_>, say: &mut Say<'_, '_, '_>) {
     for queue in scene.of_kind("LocalQueue").filter(|_| !known.is_empty()) {
         let at = queue.at.get("spec.clusterQueue");
         if !known.contains(&at.str()) {
-            say.in_file(queue.file, &at, format!("no ClusterQueue of these files is called `{}`", at.str()));
+            say.in_file(queue.file, &at, format!("no ClusterQueue here is called `{}`", at.str()));
         }
     }
 }
@@ -228,7 +228,7 @@ fn flavor_missing(scene: &Scene<'_>, say: &mut Say<'_, '_, '_>) {
                     say.in_file(
                         queue.file,
                         &name,
-                        format!("no ResourceFlavor of these files is called `{}`", name.str()),
+                        format!("no ResourceFlavor here is called `{}`", name.str()),
                     );
                 }
             }
@@ -277,6 +277,6 @@ fn priority(ray: &Ray<'_>, say: &mut Say<'_, '_, '_>) {
     let at = ray.object.label("kueue.x-k8s.io/priority-class");
     let mut known = say.scene().of_kind("WorkloadPriorityClass").map(|class| class.name).peekable();
     if at.exists() && known.peek().is_some() && !known.any(|name| name == at.str()) {
-        say.at(&at, format!("no WorkloadPriorityClass of these files is called `{}`", at.str()));
+        say.at(&at, format!("no WorkloadPriorityClass here is called `{}`", at.str()));
     }
 }

@@ -90,7 +90,7 @@ fn head_cpus(ray: &Ray<'_>, say: &mut Say<'_, '_, '_>) {
 }
 
 fn head_size(head: &Group<'_>) -> (Option<f64>, Option<f64>) {
-    let size = |name: &str| head.resource(name).map(|(amount, _)| amount);
+    let size = |name: &'static str| head.resource(name).map(|(amount, _)| amount);
     (size("cpu"), size("memory").map(|bytes| bytes / GIB))
 }
 
@@ -211,7 +211,7 @@ fn no_pool(_: &Ray<'_>, group: &Group<'_>, say: &mut Say<'_, '_, '_>) {
         return;
     }
     let reason = nearest_reason(scene, group);
-    say.at(&group.pod, format!("no NodePool of these files makes nodes for {}{reason}", group.shown()));
+    say.at(&group.pod, format!("no NodePool here makes nodes for {}{reason}", group.shown()));
 }
 
 /// A taint that alone keeps a group out of a pool, where there is one.

@@ -203,6 +203,6 @@ fn selects(budget: &Object<'_>, ray: &Ray<'_>, group: &Group<'_>) -> bool {
         "ray.io/is-ray-node" => value.str() == "yes",
         "ray.io/cluster" => value.str().starts_with(ray.object.name),
         "ray.io/originated-from-cr-name" => value.str() == ray.object.name,
-        _ => group.label(key).text() == value.text(),
+        _ => group.template.get("metadata.labels").text_of(key) == value.text(),
     })
 }
