@@ -39,6 +39,10 @@ def _dev(*arguments: str) -> list[str]:
     return lines
 
 
+# What takes minutes of a core beside a quicker test of the same; `./dev test` has it all.
+QUICK = ("-m", "not long")
+
+
 class Runners:
     """Runs the tests and keeps the summary lines of their runners."""
 
@@ -84,12 +88,9 @@ def stages(runners: Runners) -> list[Stage]:
         Stage(name="wheel", budget_s=230, body=build.install),
         Stage(name="types", budget_s=20, body=checks.types),
         Stage(name="rust tests", budget_s=120, body=lambda: runners.run("rust")),
-        Stage(name="python tests", budget_s=1700, body=lambda: runners.run("python")),
+        Stage(name="python tests", budget_s=1700, body=lambda: runners.run("python", *QUICK, *tests.at_once())),
         # With a cold cache the programs of the cluster are built first: 480 s of these.
-        # Of the launches one: each takes minutes of a core, and `./dev test` has them all.
-        Stage(
-            name="cluster tests", budget_s=720, body=lambda: runners.run("cluster", "-m", "not long", "tests/cluster")
-        ),
+        Stage(name="cluster tests", budget_s=720, body=lambda: runners.run("cluster", *QUICK, "tests/cluster")),
         Stage(name="quickstart", budget_s=165, body=_quickstart),
     ]
 

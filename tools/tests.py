@@ -52,9 +52,8 @@ def rust(arguments: Sequence[str]) -> str:
 def python(arguments: Sequence[str]) -> str:
     """pytest with real Ray and a real S3 server, against the installed wheel."""
     interpreter = build.install()
-    # What one process waits for leaves a core to another; a choice of tests runs in one, to be read and debugged.
-    at_once = [f"--numprocesses={_processes()}", "--dist=loadfile", "--no-loadscope-reorder"]
-    command = [str(interpreter), "-m", "pytest", *(arguments or at_once)]
+    # A choice of tests runs in one process, to be read and debugged.
+    command = [str(interpreter), "-m", "pytest", *(arguments or at_once())]
     return _pytest("pytest", command)
 
 
@@ -76,6 +75,11 @@ def _pytest(name: str, command: Sequence[str]) -> str:
     # A machine that can hold no cluster has skipped them all, each by name.
     ran = counted.get("passed", 0) or (name == "cluster" and counted.get("skipped", 0))
     return _judge(f"{name}: {results[-1] if results else 'no summary'}", status, int(ran))
+
+
+def at_once() -> list[str]:
+    """pytest in several processes: what one waits for leaves a core to another."""
+    return [f"--numprocesses={_processes()}", "--dist=loadfile", "--no-loadscope-reorder"]
 
 
 def _processes() -> int:

@@ -189,6 +189,7 @@ def make_spiky(folder: Path, corpus: Corpus) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_a_run_that_real_data_sends_back_and_a_blow_then_hits_equals_the_one_that_nobody_touched(
     corpus: Corpus, new_run: Callable[..., Run], ranks: Ranks, tmp_path: Path
 ) -> None:

@@ -104,6 +104,7 @@ def test_a_plain_script_on_the_data_of_the_run_sees_the_order_also_after_the_dea
     Expected(run).require(run.store / "script", world=2, steps=STEPS, done_twice_at_most=15)
 
 
+@pytest.mark.long
 def test_a_trainer_on_the_data_of_the_run_goes_on_at_the_position_of_its_commit(
     data_run: Callable[..., Run], tmp_path: Path
 ) -> None:

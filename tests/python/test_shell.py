@@ -367,6 +367,7 @@ def line_of(process: subprocess.Popen[str]) -> str:
     return line.strip()
 
 
+@pytest.mark.long
 def test_a_run_that_is_looked_at_to_its_last_step_has_not_noticed(
     new_run: Callable[..., Run], undisturbed: Run
 ) -> None:
