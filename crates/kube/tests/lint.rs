@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stderr, reason = "a test says why it is skipped")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use proptest::prelude::*;
 #[path = "lint/cases.rs"]
 mod cases;
 
-use cases::{CASES, Case};
+use cases::{CASES, Case, QUEUE};
 
 const GOOD: &str = include_str!("lint/good.yaml");
 
@@ -215,8 +215,26 @@ fn yaml_files(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
+/// What `docs/lint.md` says that the samples give: the rule, how many times, and why it is right there.
+fn told_of_samples() -> Vec<(String, usize, String)> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/lint.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let (_, rest) = text.split_once("<!-- samples -->\n").unwrap();
+    let (table, _) = rest.split_once("<!-- /samples -->").unwrap();
+    let row = |line: &str| {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        (cells[0].trim_matches('`').to_owned(), cells[1].parse().unwrap(), cells[2].to_owned())
+    };
+    table.lines().skip(2).map(row).collect()
+}
+
 #[test]
-fn the_samples_of_kuberay_have_no_error() {
+fn every_finding_in_the_samples_of_kuberay_is_told_with_its_reason() {
+    let told = told_of_samples();
+    for (id, count, why) in &told {
+        rule(id).unwrap();
+        assert!(*count > 0 && why.len() > 20, "{id}");
+    }
     let Some(samples) = samples() else {
         eprintln!("skipped: no module cache with github.com/ray-project/kuberay/ray-operator@v1.6.2");
         return;
@@ -224,21 +242,34 @@ fn the_samples_of_kuberay_have_no_error() {
     let mut paths = Vec::new();
     yaml_files(&samples, &mut paths);
     paths.sort();
-    assert!(paths.len() > 70);
-    let (mut shown, mut objects, mut warnings) = (String::new(), 0, 0);
-    for path in &paths {
-        let text = std::fs::read_to_string(path).unwrap();
-        let name = path.strip_prefix(&samples).unwrap().display().to_string();
-        let options = Options { kuberay: Some(KubeRay::V1_6), ..Options::default() };
-        let report = lint(&[File { name: &name, text: &text }], &options).unwrap();
-        objects += report.objects;
-        warnings += report.count(Severity::Warning);
-        for finding in report.findings.iter().filter(|finding| finding.severity == Severity::Error) {
-            let _ = writeln!(shown, "{name}:{} {}: {}", finding.line, finding.rule, finding.message);
-        }
+    let texts: Vec<(String, String)> = paths
+        .iter()
+        .map(|path| {
+            let name = path.strip_prefix(&samples).unwrap().display().to_string();
+            (name, std::fs::read_to_string(path).unwrap())
+        })
+        .collect();
+    let files: Vec<File<'_>> = texts.iter().map(|(name, text)| File { name, text }).collect();
+    let options = Options { kuberay: Some(KubeRay::V1_6), ..Options::default() };
+    let report = lint(&files, &options).unwrap();
+    assert!(report.objects > 70);
+    assert_eq!(report.count(Severity::Error), 0, "{}", report.text());
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for finding in &report.findings {
+        *counts.entry(finding.rule.to_owned()).or_default() += 1;
     }
-    assert!(shown.is_empty(), "{shown}");
-    assert!(objects > 70 && warnings > 100, "{objects} objects, {warnings} warnings");
+    let told: BTreeMap<String, usize> = told.into_iter().map(|(id, count, _)| (id, count)).collect();
+    assert_eq!(counts, told, "the table in docs/lint.md");
+}
+
+#[test]
+fn bounds_that_nobody_wrote_are_no_range() {
+    let both = "        minReplicas: 2\n        maxReplicas: 2\n";
+    let of = |left: &str| found(&look(&changed(&[(QUEUE, ""), (both, left)])));
+    assert!(of("").is_empty() && of("        minReplicas: 2\n").is_empty());
+    for written in ["        minReplicas: 1\n", "        maxReplicas: 5\n"] {
+        assert!(of(written).contains("min-max-without-autoscaler"), "{written}");
+    }
 }
 
 proptest! {

@@ -9,6 +9,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use eagleray_kube::lint::{self, Severity};
 use eagleray_kube::migrate::{Fate, Input, Migration, Options, RAY_VERSION, Run, migrate};
 use eagleray_spec::{Purpose, Resolved, Source};
 use serde_json::Value;
@@ -63,12 +64,16 @@ fn migrated(files: &[(String, String)], options: &Options) -> Migration {
 }
 
 fn checked(run: &Run) -> Resolved {
+    checked_with(run, &[])
+}
+
+fn checked_with(run: &Run, overrides: &[String]) -> Resolved {
     let environment = |_: &str| None;
     let source = Source {
         name: "run.yaml",
         text: &run.spec,
         base: Path::new("/here"),
-        overrides: &[],
+        overrides,
         environment: &environment,
     };
     let resolved = eagleray_spec::resolve(&source)
@@ -214,6 +219,105 @@ fn a_job_for_neuron_is_refused_by_the_name_of_the_device() {
             .iter()
             .any(|problem| problem.message.contains("`aws.amazon.com/neuron` is not available"))
     );
+}
+
+/// Files of a Go module in the module cache, below one of its folders; whatever version of it is there.
+fn of_module(path: &str, version: &str, folder: &str) -> Option<Vec<(String, String)>> {
+    let cache = std::env::var_os("GOMODCACHE").map(PathBuf::from);
+    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join("go/pkg/mod")))?;
+    let root = cache.join(format!("{path}@{version}")).join(folder);
+    let mut folders = vec![root.clone()];
+    let mut found = Vec::new();
+    while let Some(folder) = folders.pop() {
+        let Ok(entries) = std::fs::read_dir(&folder) else {
+            eprintln!(
+                "skipped: `{}` is not there; `go mod download {path}@{version}` fetches it",
+                root.display()
+            );
+            return None;
+        };
+        for path in entries.map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "yaml") {
+                let name = path.strip_prefix(&root).unwrap().display().to_string();
+                found.push((name, std::fs::read_to_string(&path).unwrap()));
+            }
+        }
+    }
+    found.sort();
+    Some(found)
+}
+
+/// What becomes of the one job of a file: a run whose manifests no lint refuses, or the reasons why not.
+fn outcome(name: &str, text: &str, options: &Options) -> String {
+    let migration = migrated(&[(name.to_owned(), text.to_owned())], options);
+    if let [refused] = migration.refused.as_slice() {
+        let problems = refused.problems.iter();
+        return problems.map(|problem| format!("{name}:{}: {}\n", problem.line, problem.message)).collect();
+    }
+    holds(&migration, text);
+    let [run] = migration.runs.as_slice() else { panic!("{name}") };
+    let launch = eagleray_kube::render::Options { launch: 1, kueue: false, built: false };
+    // What the report asks for is done as it asks for it: no job of theirs has a volume that all nodes see.
+    let report = migration.markdown(run);
+    assert!(report.contains("the job mounts no claim that all nodes see"), "{name}");
+    let mut done =
+        vec!["cluster.eks.volumes=[{mount: /shared, claim: shared}]", "store=/shared/runs/example"];
+    if report.contains("write `train.script.path` as an absolute path") {
+        done.push("train.script.path=/srv/example.py");
+    }
+    let done: Vec<String> = done.into_iter().map(str::to_owned).collect();
+    let rendered = eagleray_kube::render::render(&checked_with(run, &done), launch)
+        .unwrap_or_else(|error| panic!("{name}: {}", error.render()));
+    let texts: Vec<(String, String)> =
+        rendered.files.iter().map(|file| (file.path.clone(), file.text())).collect();
+    let files: Vec<lint::File<'_>> = texts.iter().map(|(name, text)| lint::File { name, text }).collect();
+    let report = lint::lint(&files, &lint::Options::default()).unwrap();
+    assert_eq!(report.count(Severity::Error), 0, "{name}: {}", report.text());
+    let [carried, replaced, lost] = run.counts();
+    format!(
+        "{name}: {} nodes, {} workers, {carried} carried, {replaced} replaced, {lost} lost\n",
+        run.nodes, run.workers
+    )
+}
+
+#[test]
+fn the_examples_of_kubeflow_become_runs_or_are_refused_by_what_is_missing() {
+    let options = |instance: &str| Options { instance: Some(instance.into()), ..Options::default() };
+    let mut told = String::new();
+    let operator = "github.com/kubeflow/training-operator";
+    let Some(jobs) = of_module(operator, "v1.9.2", "examples/pytorch") else { return };
+    for (name, text) in jobs.iter().filter(|(_, text)| text.contains("PyTorchJob")) {
+        told += &outcome(name, text, &options("g5.xlarge"));
+    }
+    let Some(jobs) = of_module("github.com/kubeflow/trainer/v2", "v2.2.1", "examples") else { return };
+    let train = jobs.iter().filter(|(_, text)| text.contains("kind: TrainJob"));
+    let runtime = jobs.iter().find(|(_, text)| text.contains("kind: ClusterTrainingRuntime"));
+    for (name, text) in train {
+        let with = format!("{text}\n---\n{}", runtime.unwrap().1);
+        told += &outcome(name, &with, &options("g5.xlarge"));
+    }
+    insta::assert_snapshot!("examples", told);
+}
+
+#[test]
+fn a_train_job_on_the_runtime_that_the_trainer_installs_becomes_a_run() {
+    let folder = "manifests/base/runtimes";
+    let Some(runtimes) = of_module("github.com/kubeflow/trainer/v2", "v2.2.1", folder) else { return };
+    let (_, runtime) = runtimes.iter().find(|(name, _)| name == "torch_distributed.yaml").unwrap();
+    let job = "apiVersion: trainer.kubeflow.org/v1alpha1\nkind: TrainJob\nmetadata: {name: mnist}\nspec:\n  \
+               runtimeRef: {name: torch-distributed}\n  trainer:\n    numNodes: 2\n    \
+               command: [torchrun, /srv/mnist.py]\n    \
+               resourcesPerNode: {requests: {nvidia.com/gpu: 1}, limits: {nvidia.com/gpu: 1}}\n";
+    let options = Options { instance: Some("g5.xlarge".into()), ..Options::default() };
+    let migration =
+        migrated(&[("job.yaml".into(), job.into()), ("runtime.yaml".into(), runtime.clone())], &options);
+    assert!(migration.refused.is_empty(), "{:#?}", migration.refused);
+    let run = &migration.runs[0];
+    assert_eq!((run.nodes, run.workers), (2, 2));
+    let resolved = serde_json::to_value(&checked(run).spec).unwrap();
+    assert!(resolved.to_string().contains("pytorch/pytorch:2.10.0-cuda12.8-cudnn9-runtime"), "{resolved}");
 }
 
 #[test]

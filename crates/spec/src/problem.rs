@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 use eagleray_base::Error;
 
+use crate::is_secret_name;
+
 /// Where something stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -121,7 +123,7 @@ impl Problems {
         };
         // A long line is cut so that the place stays in view.
         let skipped = if column > CHARS_MAX { column - CHARS_MAX / 2 } else { 0 };
-        let cut: String = redacted(source)
+        let cut: String = without_secrets(&redacted(source))
             .chars()
             .skip(skipped)
             .take(CHARS_MAX)
@@ -148,6 +150,20 @@ pub(crate) fn redacted(text: &str) -> String {
         rest = &after[secret..];
     }
     shown + rest
+}
+
+/// A line without what stands behind a key whose name says that it is a secret, as wide as before.
+fn without_secrets(line: &str) -> String {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_' || c == '-';
+    let behind = line.match_indices(':').find_map(|(at, _)| {
+        let key = line[..at].trim_end_matches(['"', '\'', ' ']);
+        let key = &key
+            [key.char_indices().rev().find(|(_, c)| !is_word(*c)).map_or(0, |(end, c)| end + c.len_utf8())..];
+        let ends = line[at + 1..].chars().next().is_none_or(char::is_whitespace);
+        (ends && is_secret_name(&key.replace('-', "_"))).then_some(at + 1)
+    });
+    let (shown, hidden) = line.split_at(behind.unwrap_or(line.len()));
+    shown.chars().chain(hidden.chars().map(|c| if c.is_whitespace() { c } else { '*' })).collect()
 }
 
 /// The candidate nearest to `found`, where one is near enough to be meant.

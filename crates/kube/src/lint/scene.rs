@@ -381,6 +381,15 @@ impl<'a> Group<'a> {
         self.template.get("metadata.annotations").key(key)
     }
 
+    /// Whether its pods ask for nodes or volumes of a cloud whose nodes Karpenter for EKS does not make.
+    pub(crate) fn of_another_cloud(&self) -> bool {
+        const PREFIXES: [&str; 3] = ["cloud.google.com/", "gke-gcsfuse/", "kubernetes.azure.com/"];
+        let keys = [self.pod.key("nodeSelector"), self.template.get("metadata.annotations")];
+        keys.iter()
+            .flat_map(At::entries)
+            .any(|(key, _)| PREFIXES.iter().any(|prefix| key.starts_with(prefix)))
+    }
+
     /// How a message calls it.
     pub(crate) fn shown(&self) -> String {
         if self.is_head { "the head".to_owned() } else { format!("group `{}`", self.name) }

@@ -169,6 +169,16 @@ pub(super) fn read(words: &[Word]) -> Result<Launch, Refusal> {
             "write the command into the manifest: `docker inspect IMAGE` shows the entrypoint",
         );
     };
+    // A flag is for the image's entrypoint: arguments alone do not replace that.
+    if first.text.starts_with('-') {
+        return refuse(
+            format!(
+                "the container has no `command`, and `{}` is no launcher: what it starts is written in its image",
+                first.text
+            ),
+            "write the command into the manifest, before its arguments: `docker inspect IMAGE` shows the entrypoint",
+        );
+    }
     if ["bash", "sh", "dash", "ash", "zsh"].contains(&base_name(&first.text)) {
         return read_shell(words);
     }

@@ -249,7 +249,7 @@ impl<'a> Context<'a> {
                 return Err(Error::invalid(format!(
                     "`{key}: {place}` lies in a pod and is gone with it: no volume of `cluster.eks.volumes` is mounted there"
                 ))
-                .with_hint("write `s3://…`, or a path below the `mount` of a volume"));
+                .with_hint("write a path below the `mount` of a volume, or, but with `train.script`, `s3://…`"));
             }
         }
         Ok(())

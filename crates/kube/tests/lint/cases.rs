@@ -30,7 +30,7 @@ impl Case {
     }
 }
 
-const QUEUE: &str = "kueue.x-k8s.io/queue-name: research, kueue.x-k8s.io/priority-class: high, ";
+pub(crate) const QUEUE: &str = "kueue.x-k8s.io/queue-name: research, kueue.x-k8s.io/priority-class: high, ";
 const SHUTDOWN: &str = "  shutdownAfterJobFinishes: true\n";
 const TTL: &str = "  ttlSecondsAfterFinished: 60\n";
 const RANGE: (&str, &str) = ("minReplicas: 2", "minReplicas: 1");
@@ -46,8 +46,7 @@ const TEN_GROUPS: &str = "    workerGroupSpecs:\n      - {groupName: g1}\n      
     - {groupName: g4}\n      - {groupName: g5}\n      - {groupName: g6}\n      - {groupName: g7}\n      - {groupName: g8}\n";
 const NINE_MORE: &str = "    workerGroupSpecs:\n      - {groupName: h1}\n      - {groupName: h2}\n      - {groupName: h3}\n      \
     - {groupName: h4}\n      - {groupName: h5}\n      - {groupName: h6}\n      - {groupName: h7}\n      - {groupName: h8}\n";
-const EMPTY_GROUPS: &[&str] =
-    &["kueue-range", "min-max-without-autoscaler", "no-pool-for-group", "output-on-pod-disk"];
+const EMPTY_GROUPS: &[&str] = &["kueue-range", "no-pool-for-group", "output-on-pod-disk"];
 
 #[rustfmt::skip]
 pub(crate) const CASES: &[Case] = &[
@@ -55,7 +54,7 @@ pub(crate) const CASES: &[Case] = &[
     case("unreadable", &[("kind: Namespace", "kind: [Namespace")]),
     case("duplicate-object", &[("metadata: {name: high}", "metadata: {name: high}\n---\napiVersion: kueue.x-k8s.io/v1beta1\nkind: WorkloadPriorityClass\nmetadata: {name: high}")]),
     case("placeholder", &[("role: nodes", "role: $NODE_ROLE")])
-        .but(&[("python train.py --checkpoint-dir=/shared/checkpoints", "$COMMAND")]),
+        .but(&[("python train.py --checkpoint-dir=/shared/checkpoints", "$COMMAND"), ("dashboard-host: 0.0.0.0", "redis-password: $REDIS_PASSWORD")]),
     case("not-a-string", &[("num-cpus: \"0\"", "num-cpus: 0")]),
     case("unknown-field", &[("  backoffLimit: 2\n", "  backofLimit: 2\n")]),
     case("secret-in-manifest", &[(DRAIN_OD, "- {name: RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S, value: \"90\"}\n                  - {name: WANDB_API_KEY, value: abc}")])
@@ -74,7 +73,7 @@ pub(crate) const CASES: &[Case] = &[
     case("submitter-backoff-low", &[("  submissionMode: HTTPMode\n", "")])
         .but(&[("submissionMode: HTTPMode", "submitterConfig: {backoffLimit: 10}")]),
     case("entrypoint-resources", &[("  backoffLimit: 2\n", "  backoffLimit: 2\n  entrypointNumCpus: 1\n")])
-        .but(&[("  backoffLimit: 2\n", "  backoffLimit: 2\n  entrypointResources: '{\"head\": 1}'\n"), ("num-cpus: \"0\"", "num-cpus: \"0\", resources: '\"{\\\"head\\\": 1}\"'")]),
+        .but(&[("  backoffLimit: 2\n", "  backoffLimit: 2\n  entrypointNumCpus: 1\n  entrypointResources: '{\"head\": 1}'\n"), ("num-cpus: \"0\"", "num-cpus: \"0\", resources: '\"{\\\"head\\\": 1}\"'")]),
     case("pre-running-deadline-missing", &[("  preRunningDeadlineSeconds: 3600\n", "")]),
     case("pre-running-deadline-short", &[("preRunningDeadlineSeconds: 3600", "preRunningDeadlineSeconds: 300")]),
     case("active-deadline-order", &[("  backoffLimit: 2\n", "  activeDeadlineSeconds: 3600\n")])
@@ -102,7 +101,8 @@ pub(crate) const CASES: &[Case] = &[
     case("ray-version-mismatch", &[(IMAGE_HEAD, "              image: rayproject/ray:2.59.1\n")])
         .but(&[(IMAGE_HEAD, "              image: acme/train:17\n")]),
     case("ray-version-missing", &[("    rayVersion: \"2.60.0\"\n    authOptions: {mode: token}\n", "")]).also(&["token-auth-off"]),
-    case("token-auth-off", &[("    authOptions: {mode: token}\n", "")]),
+    case("token-auth-off", &[("    authOptions: {mode: token}\n", "")])
+        .but(&[("    authOptions: {mode: token}\n", ""), (IMAGE_HEAD, "              image: rayproject/ray:2.60.0-py312-gpu\n              env: [{name: RAY_AUTH_MODE, value: token}]\n")]),
     case("token-auth-version", &[("    rayVersion: \"2.60.0\"\n", "    rayVersion: \"2.51.0\"\n"), (IMAGE_HEAD, "              image: acme/a:1\n"), (IMAGE_WORKER, "                image: acme/a:1\n"), (IMAGE_WORKER, "                image: acme/a:1\n")]),
     case("k8s-token-auth", &[("authOptions: {mode: token}", "authOptions: {mode: token, enableK8sTokenAuth: true}")])
         .but(&[("authOptions: {mode: token}\n  enableInTree", "authOptions: {mode: token, enableK8sTokenAuth: true}\n  enableInTree")]),
@@ -137,7 +137,8 @@ pub(crate) const CASES: &[Case] = &[
     case("head-too-small", &[(HEAD_REQUESTS, "requests: {cpu: \"4\", memory: 16Gi}\n"), (HEAD_LIMITS, "limits: {cpu: \"4\", memory: 16Gi}")]),
     case("head-too-small-for-nodes", &[("replicas: 2\n        minReplicas: 2\n        maxReplicas: 2", "replicas: 120\n        minReplicas: 120\n        maxReplicas: 120")])
         .also(&["queue-too-small"]),
-    case("head-disruptable", &[("          annotations: {karpenter.sh/do-not-disrupt: \"true\"}\n", "")]),
+    case("head-disruptable", &[("          annotations: {karpenter.sh/do-not-disrupt: \"true\"}\n", "")])
+        .but(&[("          annotations: {karpenter.sh/do-not-disrupt: \"true\"}\n", "          annotations: {gke-gcsfuse/volumes: \"true\"}\n")]),
     case("do-not-disrupt-on-cr", &[("  labels: {kueue", "  annotations: {karpenter.sh/do-not-disrupt: \"true\"}\n  labels: {kueue")]),
     case("do-not-disrupt-on-spot", &[("          spec:\n            nodeSelector: {karpenter.sh/nodepool: p5-spot-a}", "            annotations: {karpenter.sh/do-not-disrupt: \"true\"}\n          spec:\n            nodeSelector: {karpenter.sh/nodepool: p5-spot-a}")])
         .but(&[("          spec:\n            nodeSelector: {karpenter.sh/nodepool: p5-spot-a}", "            annotations: {karpenter.sh/do-not-disrupt: \"true\"}\n          spec:\n            nodeSelector: {karpenter.sh/nodepool: p5-spot-a}"),

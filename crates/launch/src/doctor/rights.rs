@@ -92,7 +92,7 @@ const APPLY: &[&str] = &["get", "create", "patch"];
 pub const RIGHTS: &[Right] = &[
     right(Part::Launch, "ray.io", "rayjobs", &["get", "list", "create", "patch", "delete"]),
     right(Part::Launch, "ray.io", "rayclusters", &["get", "list"]),
-    right(Part::Launch, "", "pods", &["get", "list"]),
+    right(Part::Launch, "", "pods", &["list"]),
     right(Part::Launch, "", "events", &["list"]),
     right(Part::Launch, "", "configmaps", &["get", "list", "create", "patch"]),
     right(Part::Launch, "", "serviceaccounts", APPLY),

@@ -22,7 +22,7 @@ pub(super) const RULES: &[Rule] = &[
         why "KubeRay refuses `enableK8sTokenAuth` for jobs and services, and without mode token",
         fix "remove `enableK8sTokenAuth`; `mode: token` alone works everywhere"; Check::Ray(k8s_token)),
     rule!("min-max-without-autoscaler" Warning in Range "RayJob, RayCluster, RayService": "a range in which nobody moves",
-        why "without the autoscaler KubeRay makes `replicas` pods and never more or fewer; what is left out is 0 to 2147483647",
+        why "without the autoscaler KubeRay makes `replicas` pods and never more or fewer, whatever bounds are written beside it",
         fix "write `replicas`, `minReplicas` and `maxReplicas` as one number"; Check::Group(range)),
     rule!("replicas-out-of-range" Error "RayJob, RayCluster, RayService": "`replicas` lies outside its range",
         why "KubeRay refuses a minimum above the maximum, and bends `replicas` into the range otherwise",
@@ -101,7 +101,10 @@ fn token(ray: &Ray<'_>) -> bool {
 }
 
 fn token_off(ray: &Ray<'_>, say: &mut Say<'_, '_, '_>) {
-    if !ray.groups.is_empty() && !token(ray) {
+    // Ray itself takes the mode from this variable, for those who bring their own Secret.
+    let by_hand = ray.head().and_then(|head| head.env("RAY_AUTH_MODE"));
+    let by_hand = by_hand.is_some_and(|entry| entry.key("value").str() == "token");
+    if !ray.groups.is_empty() && !token(ray) && !by_hand {
         say.at(&ray.cluster.get("authOptions.mode"), "the head takes jobs from anybody who reaches it");
     }
 }
@@ -127,7 +130,12 @@ fn k8s_token(ray: &Ray<'_>, say: &mut Say<'_, '_, '_>) {
 }
 
 fn range(_: &Ray<'_>, group: &Group<'_>, say: &mut Say<'_, '_, '_>) {
-    if !group.is_head && group.min != group.max {
+    // A bound that nobody wrote promises nothing.
+    let made = group.at.key("replicas").int().unwrap_or(0).max(group.min);
+    let written = ["minReplicas", "maxReplicas"]
+        .iter()
+        .any(|key| group.at.key(key).int().is_some_and(|bound| bound != made));
+    if !group.is_head && written {
         let (min, max) = (group.min, group.max);
         say.at(
             &group.at.key("maxReplicas"),

@@ -59,8 +59,18 @@ fn group_of<'a>(object: &Object<'a>) -> &'a str {
 
 fn placeholders(object: &Object<'_>, say: &mut Say<'_, '_, '_>) {
     object.at.each_scalar(&mut |at, text| {
-        // Commands, scripts and variables are filled in by a shell or by Kubernetes, within the pod.
-        let within = ["entrypoint", "command", "args", "env", "userData", "runtimeEnvYAML", "serveConfigV2"];
+        // Commands, scripts and variables are filled in by a shell or by Kubernetes, within the pod. KubeRay makes
+        // a shell's command of `rayStartParams`.
+        let within = [
+            "entrypoint",
+            "command",
+            "args",
+            "env",
+            "userData",
+            "runtimeEnvYAML",
+            "serveConfigV2",
+            "rayStartParams",
+        ];
         let name = text.strip_prefix('$').map(|name| name.trim_matches(['{', '}']));
         let named = |name: &str| {
             !name.is_empty()

@@ -4,7 +4,7 @@ use crate::lint::Rule;
 use crate::lint::at::At;
 use crate::lint::report::Say;
 use crate::lint::rule::Check;
-use crate::lint::scene::{Capacity, Object, Ray, capacity};
+use crate::lint::scene::{Capacity, Group, Object, Ray, capacity};
 use crate::manifest;
 
 /// The nodes above which installing packages at start-up becomes a storm on the package index.
@@ -171,17 +171,25 @@ fn entrypoint(ray: &Ray<'_>, say: &mut Say<'_, '_, '_>) {
     if !ray.is_job() {
         return;
     }
+    let declares = |group: &Group<'_>, name: &str| {
+        group.at.get("rayStartParams.resources").str().contains(name)
+            || group.at.key("resources").key(name).exists()
+    };
+    let on_head = |name: &str| ray.head().is_some_and(|head| declares(head, name));
+    let resources = ray.spec.key("entrypointResources");
+    let asked = serde_json::from_str::<serde_json::Map<_, _>>(resources.str()).unwrap_or_default();
+    if let Some(name) = asked.keys().find(|name| !on_head(name)) {
+        say.at(&resources, format!("the head declares no `{name}`: the entrypoint runs elsewhere"));
+    }
+    // What only the head has holds the entrypoint there, whatever else it asks for.
+    if asked.keys().any(|name| on_head(name) && !ray.workers().any(|group| declares(group, name))) {
+        return;
+    }
     for key in ["entrypointNumCpus", "entrypointNumGpus"] {
         let at = ray.spec.key(key);
         if at.exists() && at.str() != "0" {
             say.at(&at, format!("`{key}` moves the entrypoint off the head"));
         }
-    }
-    let resources = ray.spec.key("entrypointResources");
-    let Ok(asked) = serde_json::from_str::<serde_json::Map<_, _>>(resources.str()) else { return };
-    let declared = ray.cluster.get("headGroupSpec.rayStartParams.resources").str();
-    if let Some(name) = asked.keys().find(|name| !declared.contains(name.as_str())) {
-        say.at(&resources, format!("the head declares no `{name}`: the entrypoint runs elsewhere"));
     }
 }
 

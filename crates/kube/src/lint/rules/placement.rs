@@ -123,7 +123,7 @@ fn head_nodes(ray: &Ray<'_>, say: &mut Say<'_, '_, '_>) {
 fn head_disruptable(ray: &Ray<'_>, say: &mut Say<'_, '_, '_>) {
     let Some(head) = ray.head().filter(|_| ray.trains()) else { return };
     let at = head.annotation(DO_NOT_DISRUPT);
-    if !at.exists() {
+    if !at.exists() && !ray.groups.iter().any(Group::of_another_cloud) {
         say.at(&at, "Karpenter may evict the head to save a node");
     }
 }

@@ -199,6 +199,16 @@ impl Job<'_> {
                 "give the launcher `--nproc_per_node` as many as GPUs, or ask for fewer GPUs",
             );
         }
+        let instance = self.draft.instance.clone().unwrap_or_default();
+        let has = eagleray_plan::accelerator::instance(&instance).map(|node| node.num_accelerators);
+        if let Some(has) = has.filter(|has| *has < per_node) {
+            return problem(
+                format!(
+                    "{per_node} processes start on a node, and `{instance}` has {has} for them: a worker has one accelerator"
+                ),
+                "give an instance with as many by `--instance TYPE`, or fewer processes",
+            );
+        }
         self.draft.workers = nodes.saturating_mul(per_node);
     }
 }
