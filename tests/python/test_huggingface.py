@@ -62,11 +62,12 @@ SPREAD: dict[str, list[tuple[str, int, dict[str, str]]]] = {
         ("{dp_shard: 2, tp: 2}", 4, {"recompute": "full"}),
         ("{pp: 2}", 2, {"recompute": "full"}),
         ("{pp: 2, dp_shard: 2}", 4, {}),
+        ("{cp: 2}", 2, {"recompute": "full"}),
     ],
-    "qwen3": [("{tp: 2}", 2, {}), ("{pp: 2, tp: 2}", 4, {"pipeline": "gpipe"})],
-    "mistral": [("{tp: 2}", 2, {}), ("{pp: 2}", 2, {})],
+    "qwen3": [("{tp: 2}", 2, {}), ("{cp: 2, tp: 2}", 4, {}), ("{pp: 2, tp: 2}", 4, {"pipeline": "gpipe"})],
+    "mistral": [("{tp: 2}", 2, {}), ("{pp: 2}", 2, {}), ("{pp: 2, cp: 2}", 4, {})],
     # Its head is its embedding.
-    "gemma3_text": [("ddp", 2, {}), ("{dp_shard: 2, tp: 2}", 4, {})],
+    "gemma3_text": [("ddp", 2, {}), ("{dp_shard: 2, tp: 2}", 4, {}), ("{cp: 2}", 2, {})],
 }
 
 
@@ -288,6 +289,7 @@ def test_a_folder_that_does_not_fit_is_refused(
     ("family", "strategy", "message"),
     [
         ("gpt2", "{tp: 2}", "`tp` and a model of type `gpt2`: Transformers has no plan"),
+        ("gpt2", "{cp: 2}", "`cp` and a model of type `gpt2`: Transformers has no plan"),
         ("gpt2", "{pp: 2}", "`pp` and a model of type `gpt2`: Transformers has no plan"),
         ("gemma3_text", "{pp: 2}", "`pp: 2` and a model whose head is its embedding"),
         ("llama", "{tp: 4}", "`tp` 4 does not divide the model's 2 key heads"),

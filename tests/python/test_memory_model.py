@@ -15,8 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from eagleray import _core
-from eagleray.train import huggingface
+from eagleray.train import context_parallel, huggingface
 from eagleray.train.context import Tensors
+from eagleray.train.context_parallel import Zigzag, gather_keys
 from eagleray.train.model import Llama, num_parameters, sample_losses
 from eagleray.train.model_config import ModelConfig
 from eagleray.train.recompute import recompute
@@ -191,8 +192,11 @@ def test_what_a_model_of_transformers_keeps_is_what_its_config_says(family: str)
         near(terms["activations"] + terms["logits"], held)
 
 
-def traced_on_a_gpu(model: dict[str, Any], parameters: torch.dtype) -> int:
-    """Bytes that the graph of a step keeps with the kernels of a GPU: tensors have shapes and no memory."""
+def traced_on_a_gpu(model: dict[str, Any], parameters: torch.dtype, cp: int = 1) -> int:
+    """Bytes that the graph of a step keeps with the kernels of a GPU: tensors have shapes and no memory.
+
+    With `cp` on the last rank, to which its own keys stand for those of all.
+    """
     storages: dict[int, torch.UntypedStorage] = {}
     known: set[int] = set()
 
@@ -218,8 +222,11 @@ def traced_on_a_gpu(model: dict[str, Any], parameters: torch.dtype) -> int:
             llama = Llama(ModelConfig(**model))
         finally:
             torch.set_default_dtype(torch.float32)
+        if cp > 1:
+            patch.setattr(context_parallel._Gather, "apply", lambda halves, _: torch.stack([halves] * cp))
+            gather_keys(llama, Zigzag(parts=cp, index=cp - 1, group=None))  # type: ignore[arg-type]
         known.update(parameter.untyped_storage()._cdata for parameter in llama.parameters())
-        tokens, labels, positions = (torch.zeros((2, 128), dtype=torch.long) for _ in range(3))
+        tokens, labels, positions = (torch.zeros((2, 128 // cp), dtype=torch.long) for _ in range(3))
         precision = torch.autocast("cuda", torch.bfloat16, enabled=parameters == torch.float32)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), precision:
             sample_losses(llama(tokens, positions), labels).sum()
@@ -236,6 +243,14 @@ def test_a_gpu_s_graph_in_bf16_keeps_what_the_model_says(shape: str) -> None:
     near(cast["activations"] + cast["logits"], traced_on_a_gpu(SHAPES[shape], torch.bfloat16))
     kept = autocast["activations"] + autocast["logits"] + autocast["gathered"]
     near(kept, traced_on_a_gpu(SHAPES[shape], torch.float32))
+
+
+@pytest.mark.parametrize("cp", [2, 4])
+def test_a_rank_with_a_part_of_a_sequence_keeps_the_keys_of_all(cp: int) -> None:
+    mesh = {"kind": "mesh", "pp": 1, "dp_replicate": 1, "dp_shard": 1, "cp": cp, "tp": 1}
+    for shape in SHAPES.values():
+        terms = at(planned(shape, mesh, cp, precision="bf16", device="gpu"), "loss")
+        near(terms["activations"] + terms["logits"], traced_on_a_gpu(shape, torch.bfloat16, cp))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

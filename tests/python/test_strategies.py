@@ -43,6 +43,12 @@ CASES: list[tuple[str, int, dict[str, str]]] = [
     ("{dp_replicate: 2, dp_shard: 2}", 4, {}),
     ("{tp: 2}", 2, {}),
     ("{dp_shard: 2, tp: 2}", 4, {"recompute": "full"}),
+    ("{cp: 2}", 2, {}),
+    ("{cp: 2, dp_shard: 2}", 4, {"recompute": "full"}),
+    ("{dp_replicate: 2, cp: 2}", 4, {"recompute": "selective"}),
+    ("{cp: 4}", 4, {}),
+    ("{cp: 2, tp: 2}", 4, {}),
+    ("{pp: 2, cp: 2}", 4, {"micro_batch": "3"}),
     ("{pp: 2}", 2, {"pipeline": "1f1b"}),
     # Micro batches of 3, 3 and 2 samples: the last is filled up.
     ("{pp: 2}", 2, {"micro_batch": "3"}),

@@ -63,6 +63,7 @@ struct Sizes {
     /// Residual stream: autocast leaves it in fp32, FSDP2's cast parameters bring it to the computation's.
     r: f64,
     tp: f64,
+    cp: f64,
     autocast: bool,
     cpu: bool,
     kv_heads: f64,
@@ -90,6 +91,7 @@ impl Sizes {
             c,
             r: if autocast { FP32 } else { c },
             tp: axes.tp as f64,
+            cp: axes.cp as f64,
             autocast,
             cpu: setting.device == Device::Cpu,
             kv_heads: shape.num_kv_heads as f64,
@@ -135,18 +137,34 @@ impl Sizes {
 
     /// Nothing computed again: `2(rh + 4)/tp + 2ch + (c(2q + 2k + 4f) + 4a)/tp`. Of Transformers keys and values as
     /// wide as queries, a row of the mask in each layer (`cs`), five wide tensors where there is no gate, and what norms
-    /// of queries and keys keep.
+    /// of queries and keys keep. Under `cp` keys and values are those of all parts.
     fn none(&self) -> f64 {
-        let keys = if self.traits.transformers { self.q } else { self.k };
         let wide = if self.traits.ungated { 5.0 } else { 4.0 };
-        let inner = self.c * (2.0 * self.q + 2.0 * keys + wide * self.f) + FP32 * self.a;
+        let inner = self.c * (2.0 * self.q + self.keys_and_values() + wide * self.f) + FP32 * self.a;
         let of_heads = if self.traits.query_norms {
             self.stepwise(self.q + self.k) + FP32 * (self.a + self.kv_heads)
         } else {
             0.0
         };
         let norms = (2 + self.traits.more_norms) as f64 * self.norm();
-        norms + self.normalised() + (inner + of_heads) / self.tp + self.c * self.mask
+        norms + self.normalised() + (inner + of_heads) / self.tp + self.c * self.mask * self.seen()
+    }
+
+    /// The width of the keys and values that attention keeps: `2k`, of Transformers as wide as queries. Under `cp` each
+    /// token keeps those of all parts, `2k·cp`; Transformers repeats them for each chunk, up to its end, `q(2cp + 1)`.
+    /// What both chunks give is put together too, `q`.
+    fn keys_and_values(&self) -> f64 {
+        match (self.traits.transformers, self.cp > 1.0) {
+            (false, false) => 2.0 * self.k,
+            (true, false) => 2.0 * self.q,
+            (false, true) => 2.0 * self.k * self.cp + self.q,
+            (true, true) => self.q * (2.0 * self.cp + 1.0) + self.q,
+        }
+    }
+
+    /// The share of a sequence that both chunks of a rank see: all of it without `cp`, else `(2cp + 1)/4cp`.
+    fn seen(&self) -> f64 {
+        if self.cp > 1.0 { (2.0 * self.cp + 1.0) / (4.0 * self.cp) } else { 1.0 }
     }
 
     /// The layer's input, what attention gives, and every second matrix product: queries, values, the

@@ -116,10 +116,11 @@ fn optional(config: &Value, key: &str, default: Option<u64>) -> Result<Option<u6
 /// # Errors
 /// `Invalid`, with the nearest that it allows.
 pub fn require_split(config: &Value, mesh: &Mesh) -> Result<()> {
-    if mesh.pp == 1 && mesh.tp == 1 {
+    let Some((axis, _)) =
+        [("tp", mesh.tp), ("cp", mesh.cp), ("pp", mesh.pp)].into_iter().find(|(_, size)| *size > 1)
+    else {
         return Ok(());
-    }
-    let axis = if mesh.tp > 1 { "tp" } else { "pp" };
+    };
     if config["model_type"] == "gpt2" {
         return Err(Error::invalid(format!(
             "`train.strategy` with `{axis}` and a model of type `gpt2`: Transformers has no plan of its parts, whose \
@@ -140,7 +141,7 @@ pub fn require_split(config: &Value, mesh: &Mesh) -> Result<()> {
              first stage and the last would share weights",
             mesh.pp
         ))
-        .with_hint("there are `ddp`, `fsdp2`, `zero3`, and meshes of `dp_replicate`, `dp_shard` and `tp`"));
+        .with_hint("there are `ddp`, `fsdp2`, `zero3`, and meshes of `dp_replicate`, `dp_shard`, `cp` and `tp`"));
     }
     let workers = Count::exactly(u32::try_from(mesh.size()).unwrap_or(u32::MAX));
     match eagleray_spec::mesh::faults(mesh, workers, None, Some(&shape.config())).into_iter().next() {
@@ -204,6 +205,10 @@ mod tests {
         );
         assert!(refused(&[("tie_word_embeddings", json!(true))], pp).contains("whose head is its embedding"));
         assert!(refused(&[("model_type", json!("gpt2"))], tp).contains("`tp` and a model of type `gpt2`"));
+        let cp = Mesh { cp: 2, ..Mesh::default() };
+        assert!(refused(&[("model_type", json!("gpt2"))], cp).contains("`cp` and a model of type `gpt2`"));
+        assert!(refused(&[("use_bidirectional_attention", json!(true))], cp).contains("`cp` and `use_bid"));
+        require_split(&llama, &cp).unwrap();
         require_split(&llama, &pp).unwrap();
         require_split(&llama, &Mesh { tp: 2, ..Mesh::default() }).unwrap();
     }

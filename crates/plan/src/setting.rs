@@ -151,7 +151,7 @@ impl Setting {
         }
         let Layout::Mesh(mesh) = self.layout else { return Ok(()) };
         let workers = eagleray_spec::types::values::Count::exactly(self.world);
-        if (mesh.pp > 1 || mesh.tp > 1) && !shape.can_be_split() {
+        if (mesh.pp > 1 || mesh.cp > 1 || mesh.tp > 1) && !shape.can_be_split() {
             return Err(
                 Error::invalid("a model of type `gpt2` has no plan of its parts").with_hint(WHOLE_ONLY)
             );

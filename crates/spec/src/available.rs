@@ -88,12 +88,12 @@ impl Resolved {
     fn refuse_training(&self, refused: &mut Vec<String>) {
         let train = &self.spec.train;
         match train.strategy["kind"].as_str() {
-            Some("ddp" | "fsdp2" | "zero1" | "zero2" | "zero3") => {}
-            Some("mesh") => self.refuse_mesh(refused),
+            Some("ddp" | "fsdp2" | "zero1" | "zero2" | "zero3" | "mesh") => {}
             other => refused.push(format!("`train.strategy: {}`", other.unwrap_or_default())),
         }
-        let stages = train.strategy["pp"].as_u64().unwrap_or(1);
-        if train.function.is_some() && stages > 1 {
+        let shared =
+            ["pp", "cp"].iter().any(|axis| train.strategy[axis].as_u64().is_some_and(|size| size > 1));
+        if train.function.is_some() && shared {
             refused.push(format!("`train.strategy: {}` with `train.function`", show_mesh(&train.strategy)));
         }
         self.refuse_with_zero(refused);
@@ -129,8 +129,10 @@ impl Resolved {
         if let Some(kind @ ("zero1" | "zero2" | "zero3")) = train.strategy["kind"].as_str() {
             refused.push(format!("`train.compile` with `train.strategy: {kind}`"));
         }
-        if train.strategy["tp"].as_u64().is_some_and(|parts| parts > 1) {
-            refused.push("`train.compile` with `tp` in `train.strategy`".into());
+        for axis in ["cp", "tp"] {
+            if train.strategy[axis].as_u64().is_some_and(|parts| parts > 1) {
+                refused.push(format!("`train.compile` with `{axis}` in `train.strategy`"));
+            }
         }
         // What is kept is chosen among operations that a compiled layer does not show.
         if train.recompute == Recompute::Selective {
@@ -196,7 +198,7 @@ impl Resolved {
     /// Which families can be split is seen when the folder is read; adapters never are.
     fn refuse_with_huggingface(&self, refused: &mut Vec<String>) {
         let strategy = &self.spec.train.strategy;
-        for axis in ["pp", "tp"] {
+        for axis in ["pp", "cp", "tp"] {
             let parts = strategy[axis].as_u64().is_some_and(|parts| parts > 1);
             if parts && matches!(&self.spec.model, Some(Model::Huggingface { lora: Some(_), .. })) {
                 refused.push(format!("`model.lora` with `{axis}` in `train.strategy`"));
@@ -207,13 +209,6 @@ impl Resolved {
         }
         if self.spec.train.function.is_some() {
             refused.push("`model.huggingface` with `train.function`, which makes its own model,".into());
-        }
-    }
-
-    fn refuse_mesh(&self, refused: &mut Vec<String>) {
-        let strategy = &self.spec.train.strategy;
-        if strategy["cp"].as_u64().is_some_and(|parts| parts > 1) {
-            refused.push(format!("`train.strategy: {}` with `cp`", show_mesh(strategy)));
         }
     }
 }

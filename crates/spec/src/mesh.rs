@@ -40,18 +40,24 @@ pub fn faults(
     faults
 }
 
-/// Between its blocks, each part of a tensor has a part of the sequence too.
+/// Between its blocks, each part of a tensor has a part of the sequence too; each part of `cp` is two chunks.
 fn sequence_fault(mesh: &Mesh, length: u32) -> Option<Fault> {
-    let (axis, size, whole, what) = if !length.is_multiple_of(mesh.cp) {
-        ("cp", mesh.cp, length, String::new())
-    } else if !(length / mesh.cp).is_multiple_of(mesh.tp) {
-        let parts = if mesh.cp > 1 { format!(" ÷ `cp` {}", mesh.cp) } else { String::new() };
-        ("tp", mesh.tp, length / mesh.cp, parts)
-    } else {
+    let chunks = u64::from(mesh.cp) * 2;
+    if mesh.cp > 1 && !u64::from(length).is_multiple_of(chunks) {
+        let message = format!(
+            "`cp` {} makes {chunks} chunks, which do not divide `data.sequence_length` {length}",
+            mesh.cp
+        );
+        let pairs = if length.is_multiple_of(2) { length / 2 } else { 1 };
+        return Some(Fault { axis: Some("cp"), message, hint: near_divisors("cp", mesh.cp, pairs) });
+    }
+    let part = length / mesh.cp;
+    if part.is_multiple_of(mesh.tp) {
         return None;
-    };
-    let message = format!("`{axis}` {size} does not divide `data.sequence_length` {length}{what}");
-    Some(Fault { axis: Some(axis), message, hint: near_divisors(axis, size, whole) })
+    }
+    let what = if mesh.cp > 1 { format!(" ÷ `cp` {}", mesh.cp) } else { String::new() };
+    let message = format!("`tp` {} does not divide `data.sequence_length` {length}{what}", mesh.tp);
+    Some(Fault { axis: Some("tp"), message, hint: near_divisors("tp", mesh.tp, part) })
 }
 
 fn world_fault(mesh: &Mesh, workers: Count) -> Option<Fault> {
@@ -338,6 +344,17 @@ mod tests {
     fn a_sequence_that_does_not_divide_names_the_parts_that_do() {
         let faults = found(Mesh { cp: 6, ..Mesh::default() }, 6);
         assert_eq!(faults[0].hint, "nearest `cp: 4` or `cp: 8`");
+        assert_eq!(
+            faults[0].message,
+            "`cp` 6 makes 12 chunks, which do not divide `data.sequence_length` 4096"
+        );
+        // Parts alone would divide these, their two chunks do not.
+        let hint =
+            |cp, length| sequence_fault(&Mesh { cp, ..Mesh::default() }, length).map(|fault| fault.hint);
+        assert_eq!(hint(4, 12).as_deref(), Some("nearest `cp: 3` or `cp: 6`"));
+        assert_eq!(hint(3, 9).as_deref(), Some("nearest `cp: 1`"));
+        assert_eq!(hint(3, 12), None);
+        assert_eq!(hint(1, 9), None);
     }
 
     #[test]

@@ -188,10 +188,10 @@ fn what_this_build_lacks_is_refused_by_name() {
     let foreign = run(SMALL, &["data.sources.web={tokens: megatron/text_document.bin}"]).unwrap();
     let error = foreign.refuse_unavailable(Purpose::Train).unwrap_err();
     assert!(error.message().starts_with("`data.sources.web.tokens` in another program's format"), "{error}");
-    let cp = run(SMALL, &["train.strategy={cp: 2}", "cluster.workers=2"]).unwrap();
-    let error = cp.refuse_unavailable(Purpose::Train).unwrap_err();
-    assert_eq!(error.message(), "`train.strategy: {cp: 2}` with `cp` is not available in this build");
-    cp.refuse_unavailable(Purpose::Build).unwrap();
+    for mesh in ["{cp: 2}", "{dp_replicate: 2, cp: 2}", "{dp_shard: 2, cp: 2, tp: 2}"] {
+        let cp = run(SMALL, &[&format!("train.strategy={mesh}"), "cluster.workers=8"]).unwrap();
+        cp.refuse_unavailable(Purpose::Train).unwrap();
+    }
     let overrides = [
         "train.strategy={cp: 2}",
         "cluster.workers=2",
@@ -222,6 +222,7 @@ fn what_cannot_be_compiled_or_lie_on_the_host_is_refused_by_name() {
         (["train.recompute=selective"].as_slice(), "`train.compile` with `train.recompute: selective`"),
         (&["train.strategy=zero3"], "`train.compile` with `train.strategy: zero3`"),
         (&["train.strategy={tp: 2}", "cluster.workers=2"], "`train.compile` with `tp` in `train.strategy`"),
+        (&["train.strategy={cp: 2}", "cluster.workers=2"], "`train.compile` with `cp` in `train.strategy`"),
         (&["train.function=mine:main"], "`train.compile` with `train.function`"),
     ] {
         assert!(compiled(more).contains(what), "{more:?}: {}", compiled(more));
@@ -301,13 +302,18 @@ fn dropout_in_adapters_and_chat_with_a_function_are_trained() {
 
 #[test]
 fn a_folder_s_model_may_be_split_and_its_adapters_may_not() {
-    let split = |model: &str| {
-        let overrides = ["cluster.workers=4", "train.strategy={tp: 2, dp_shard: 2}", model];
-        run(SMALL, &overrides).unwrap().refuse_unavailable(Purpose::Train)
-    };
-    split("model={huggingface: smollm}").unwrap();
-    let error = split(ADAPTED).unwrap_err();
-    assert_eq!(error.message(), "`model.lora` with `tp` in `train.strategy` is not available in this build");
+    for axis in ["cp", "tp"] {
+        let strategy = format!("train.strategy={{{axis}: 2, dp_shard: 2}}");
+        let split = |model: &str| {
+            run(SMALL, &["cluster.workers=4", &strategy, model]).unwrap().refuse_unavailable(Purpose::Train)
+        };
+        split("model={huggingface: smollm}").unwrap();
+        let error = split(ADAPTED).unwrap_err();
+        assert_eq!(
+            error.message(),
+            format!("`model.lora` with `{axis}` in `train.strategy` is not available in this build")
+        );
+    }
 }
 
 #[test]

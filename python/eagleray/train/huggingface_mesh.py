@@ -25,6 +25,8 @@ from torch.distributed.tensor.parallel import (
 
 from eagleray import _core
 
+from .context_parallel import Zigzag, gather_keys_of_transformers
+
 _IN_PARTS = Shard(1)
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 
@@ -42,17 +44,19 @@ def keep(model: Any, layers: range, *, first: bool, last: bool) -> None:
         base.norm = model.lm_head = None
 
 
-def compute_in_parts(model: Any) -> None:
+def compute_in_parts(model: Any, zigzag: Zigzag | None) -> None:
     """Has what this rank has of a model take tokens or hidden states, and position ids, and give what comes next."""
-    model.forward = functools.partial(_forward, model)
+    if zigzag is not None:
+        gather_keys_of_transformers(model, zigzag)
+    model.forward = functools.partial(_forward, model, zigzag)
 
 
-def _forward(model: Any, inputs: Tensor, position_ids: Tensor) -> Tensor:
+def _forward(model: Any, zigzag: Zigzag | None, inputs: Tensor, position_ids: Tensor) -> Tensor:
     """As Transformers' own forward passes, which know neither stages nor parts of a sequence."""
     base = model.model
     states: Tensor = inputs if base.embed_tokens is None else base.embed_tokens(inputs)
     kinds = {index: _attention_kind(base.config, int(index)) for index, _ in base.layers.named_children()}
-    masks = {kind: _mask(base.config, kind, states, position_ids) for kind in set(kinds.values())}
+    masks = {kind: _mask(base.config, kind, states, position_ids, zigzag) for kind in sorted(set(kinds.values()))}
     rotary = {kind: _rotary(base, kind, states, position_ids) for kind in masks}
     for index, layer in base.layers.named_children():
         kind = kinds[index]
@@ -71,8 +75,10 @@ def _attention_kind(config: Any, index: int) -> str:
     return str(config.layer_types[index]) if config.model_type in ("qwen3", "gemma3_text") else _FULL
 
 
-def _mask(config: Any, kind: str, states: Tensor, position_ids: Tensor) -> Any:
+def _mask(config: Any, kind: str, states: Tensor, position_ids: Tensor, zigzag: Zigzag | None) -> Any:
     """What each token sees: none after it, none of another document."""
+    if zigzag is not None:
+        return zigzag.mask(position_ids, config.sliding_window if kind == _SLIDING else None)
     from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
     make: Any = create_sliding_window_causal_mask if kind == _SLIDING else create_causal_mask

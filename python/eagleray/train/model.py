@@ -43,6 +43,11 @@ def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return rotated.to(states.dtype)
 
 
+def causal_attention(query: Tensor, key: Tensor, value: Tensor, *, grouped: bool) -> Tensor:
+    """Each query over the keys up to its own; [batch, heads, sequence, head_dim], of keys and values fewer heads."""
+    return functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)
+
+
 class Attention(nn.Module):
     """Causal grouped-query attention over the whole packed sample."""
 
@@ -55,6 +60,8 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(config.hidden_size, kv_size, bias=False)
         self.o_proj = nn.Linear(config.num_heads * config.head_dim, config.hidden_size, bias=False)
         self.grouped = config.num_kv_heads != config.num_heads
+        # Who has a part of the sequence puts another in its place.
+        self.attend: Callable[..., Tensor] = causal_attention
 
     def forward(self, states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Maps [batch, sequence, hidden] to the same shape."""
@@ -64,7 +71,7 @@ class Attention(nn.Module):
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         ]
         query, key, value = rotate(heads[0], cos, sin), rotate(heads[1], cos, sin), heads[2]
-        mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=self.grouped)
+        mixed = self.attend(query, key, value, grouped=self.grouped)
         out: Tensor = self.o_proj(mixed.transpose(1, 2).reshape(batch, sequence, -1))
         return out
 

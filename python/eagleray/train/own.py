@@ -125,10 +125,10 @@ class TrainContext:
 
         Under `zero1`, `zero2` and `zero3` the model computes in the loop over `steps`, which takes its optimizer over.
         Under `fsdp2` and meshes each layer (each child of a `ModuleList` or `ModuleDict`) is gathered on its own.
-        Raises `InvalidError` for `tp` and `pp`, which need to know the model.
+        Raises `InvalidError` for `tp`, `cp` and `pp`, which need to know the model.
         """
         layout, axes = self._context.plan.layout, self._context.axes
-        if axes.tp > 1 or axes.pp > 1:
+        if axes.tp > 1 or axes.cp > 1 or axes.pp > 1:
             raise _core.InvalidError(
                 f"`train.strategy: {layout}`: `distribute` knows replicas and shards; split tensors or layers of your "
                 "own model over `context.mesh`, or use `ddp` or `fsdp2`"

@@ -108,7 +108,7 @@ class Pipelined(Spread):
         if not last:
             return []
         batches, self._waiting = self._waiting, []
-        self._scale = scale
+        self._scale = self.summed(scale)
         with self.loss_in_parts():
             self._training.step(**self._inputs(batches), return_outputs=False)
         return self._done(batches)
@@ -119,7 +119,7 @@ class Pipelined(Spread):
         return self._done([tensors])
 
     def _inputs(self, batches: list[Tensors]) -> dict[str, Any]:
-        filled = [self._filled(tensors) for tensors in batches]
+        filled = [self.part(self._filled(tensors)) for tensors in batches]
         inputs: dict[str, Any] = {"kwarg_mbs": [{"position_ids": tensors.position_ids} for tensors in filled]}
         if self.stage == 0:
             inputs["arg_mbs"] = [(tensors.tokens,) for tensors in filled]
@@ -153,7 +153,7 @@ class Pipelined(Spread):
         found, self._found = self._found, []
         if not self.last:
             return []
-        pairs = zip(found, batches, strict=True)
+        pairs = zip([self.whole(losses) for losses in found], batches, strict=True)
         return [done for losses, tensors in pairs for done in Done.of(tensors, losses[: tensors.labels.shape[0]])]
 
     def _schedule(self, micro_batches: int) -> Any:
@@ -178,14 +178,15 @@ class Pipelined(Spread):
 
     def _boundary(self, stage: int) -> Tensor:
         """What goes into a stage, without values: tokens, hidden states, and out of the last the logits."""
-        batch, sequence = self.flow.micro_batch, self.flow.sequence_length
+        # Under `cp` each rank hands on its part of the sequence, and with `tp` a part of that.
+        batch, sequence = self.flow.micro_batch, self.flow.sequence_length // self.axes.cp
         if stage == 0:
             return torch.empty(batch, sequence, dtype=torch.int64, device="meta")
         config = self.model.config
         narrow = torch.bfloat16 if self.bf16 else torch.float32
         if stage == self.num_stages:
             return torch.empty(batch, sequence, config.vocab_size, dtype=narrow, device="meta", requires_grad=True)
-        # Under autocast the residual stream is in fp32; with `tp` each rank hands on its part of the sequence.
+        # Under autocast the residual stream is in fp32.
         states = (batch, sequence // self.axes.tp, config.hidden_size)
         kind = torch.float32 if self.autocast else narrow
         return torch.empty(states, dtype=kind, device="meta", requires_grad=True)

@@ -3,7 +3,8 @@
     ddp      replicas: DistributedDataParallel
     fsdp2    shards over all ranks: fully_shard
     zero1    moments in parts over all ranks, by DeepSpeed (`zero`); zero2 gradients too, zero3 parameters too
-    mesh     {pp, dp_replicate, dp_shard, tp}: a pipeline of stages, each sharded over its readers, each tensor in parts
+    mesh     {pp, dp_replicate, dp_shard, cp, tp}: a pipeline of stages, each sharded over its readers and the parts of
+             their sequences, each tensor in parts
 
 The loop never asks which strategy runs. All average gradients over the ranks that read other samples, so the loop
 scales each loss by `readers / tokens of the global batch` and gets the same gradient from any, for any world.
@@ -31,6 +32,7 @@ from eagleray import _core
 
 from .compiled import compile_layers
 from .context import Tensors
+from .context_parallel import Zigzag, gather_keys, require_even
 from .dropout import training_on
 from .layout import AXES, ZERO, Axes, Layout
 from .lora import frozen_digest
@@ -77,6 +79,8 @@ class Spread:
     mesh: DeviceMesh
     device: torch.device
     autocast: bool
+    # This rank's part of every sequence, under `cp`.
+    zigzag: Zigzag | None = None
     logits: Callable[[nn.Module, Tensors], Tensor] = lambda model, tensors: model(tensors.tokens, tensors.position_ids)
 
     def forward_backward(self, tensors: Tensors, scale: float, *, last: bool) -> list[Done]:
@@ -87,14 +91,14 @@ class Spread:
         with self._accumulating(last), self.loss_in_parts(), training_on(tensors.positions):
             losses = self._losses(tensors)
             # A rank short of samples runs the model for its peers, on zeros that nobody counts.
-            (losses.sum() * (0.0 if tensors.empty else scale)).backward()  # type: ignore[no-untyped-call]
-        return Done.of(tensors, losses)
+            (losses.sum() * (0.0 if tensors.empty else self.summed(scale))).backward()  # type: ignore[no-untyped-call]
+        return Done.of(tensors, self.whole(losses))
 
     def evaluate(self, tensors: Tensors) -> list[Done]:
         """The losses of a micro batch without their gradients."""
         with torch.no_grad(), self.loss_in_parts():
             losses = self._losses(tensors)
-        return Done.of(tensors, losses)
+        return Done.of(tensors, self.whole(losses))
 
     def parameters(self) -> list[nn.Parameter]:
         """Trained parameters of this rank; shards of them where they are sharded."""
@@ -116,10 +120,23 @@ class Spread:
         """Clips gradients in place by their global norm, which it returns (before clipping)."""
         return clip_gradients(self.model.parameters(), max_norm, stages=self.axes.pp, device=self.device)
 
+    def part(self, tensors: Tensors) -> Tensors:
+        """What this rank has of a micro batch: under `cp` some tokens of every sample."""
+        return tensors if self.zigzag is None else self.zigzag.part(tensors)
+
+    def whole(self, losses: Tensor) -> Tensor:
+        """The losses of whole samples, without their gradients."""
+        return losses.detach() if self.zigzag is None else self.zigzag.whole(losses)
+
+    def summed(self, scale: float) -> float:
+        """The scale under which gradients of parts of a sequence, which shards average, come to their sum."""
+        return scale * self.axes.cp
+
     def _losses(self, tensors: Tensors) -> Tensor:
+        mine = self.part(tensors)
         with self.precision():
-            logits = self.logits(self.model, tensors)
-        return local(sample_losses(logits, tensors.labels))
+            logits = self.logits(self.model, mine)
+        return local(sample_losses(logits, mine.labels))
 
     def precision(self) -> contextlib.AbstractContextManager[object]:
         """bf16 autocast where parameters are not cast as they are gathered."""
@@ -218,8 +235,6 @@ def spread(
     """
     world = dist.get_world_size()
     axes = layout.over(world)
-    if axes.cp > 1:
-        raise _core.InvalidError("`train.strategy` with `cp` is not available in this build; put `tp` or `pp` there")
     bf16 = precision == "bf16"
     if layout.kind in ZERO:
         from .zero import spread_zero
@@ -240,9 +255,12 @@ def spread(
         model.to(device)
         return Spread(axes=axes, model=replicated(model), mesh=mesh, device=device, autocast=bf16)
     mesh = mesh_of(axes, device)
+    zigzag = _zigzag(axes, device, flow)
     models = _models(config, axes, flow)
-    sharded = axes.readers > 1 or layout.kind == "fsdp2"
+    sharded = axes.readers * axes.cp > 1 or layout.kind == "fsdp2"
     for model in models:
+        if zigzag is not None:
+            gather_keys(model, zigzag)
         if axes.tp > 1:
             split_tensors(model, mesh["tp"])
         if compiled:
@@ -254,11 +272,21 @@ def spread(
         model.tie()
         initialise(model, seed, _copy_part)
     given: dict[str, Any] = {"axes": axes, "mesh": mesh, "device": device, "autocast": bf16 and not sharded}
+    given["zigzag"] = zigzag
     if axes.pp == 1 or flow is None:
         return Spread(**given, model=models[0])
     from .pipeline import Pipelined, joined
 
     return Pipelined(**given, model=joined(config, models), flow=flow, bf16=bf16)
+
+
+def _zigzag(axes: Axes, device: torch.device, flow: Flow | None) -> Zigzag | None:
+    """This rank's part of every sequence; None where it has all of each."""
+    if axes.cp == 1:
+        return None
+    if flow is not None:
+        require_even(flow.sequence_length, axes)
+    return Zigzag.of(axes, device)
 
 
 def _models(config: ModelConfig, axes: Axes, flow: Flow | None) -> list[Llama]:
@@ -297,21 +325,22 @@ def _spread_huggingface(
         huggingface_mesh.keep(model, own, first=stage == 0, last=stage == axes.pp - 1)
     if axes.tp > 1:
         huggingface_mesh.split_tensors(model, mesh["tp"])
-    in_parts = axes.pp > 1 or axes.tp > 1
+    zigzag = _zigzag(axes, device, flow)
+    in_parts = axes.pp > 1 or axes.tp > 1 or zigzag is not None
     if in_parts:
-        huggingface_mesh.compute_in_parts(model)
+        huggingface_mesh.compute_in_parts(model, zigzag)
     layers = huggingface.layers(model)
     if compiled:
         # Layers of some families leave the graph for a line or two.
         compile_layers(layers, device, whole=False)
     recompute(layers, recomputed)
     whole = layout.kind == "ddp"
-    sharded = not whole and (axes.readers > 1 or not in_parts)
+    sharded = not whole and (axes.readers * axes.cp > 1 or not in_parts)
     if sharded:
         shard(model, layers.values(), mesh, axes, bf16=bf16, cast_inputs=False, offloaded=offloaded)
     huggingface.start(model, config, seed, device, home=home_of(device, offloaded=offloaded), elsewhere=everywhere)
     parts: dict[str, Any] = {"axes": axes, "mesh": mesh, "device": device, "autocast": bf16 and not sharded}
-    parts["model"] = replicated(model) if whole else model
+    parts |= {"model": replicated(model) if whole else model, "zigzag": zigzag}
     if axes.pp == 1:
         return Spread(**parts) if in_parts else Spread(**parts, logits=huggingface.logits)
     if flow is None:
@@ -327,8 +356,10 @@ def replicated(model: nn.Module) -> nn.Module:
 
 
 def mesh_of(axes: Axes, device: torch.device) -> DeviceMesh:
-    """The axes that are more than 1, and the one that shards in any case."""
-    kept = {name: size for name, size in zip(AXES, axes.sizes, strict=True) if size > 1 or name == "dp_shard"}
+    """The axes that are more than 1, and the one that shards in any case: over the parts of sequences too."""
+    sizes = dict(zip(AXES, axes.sizes, strict=True))
+    sizes["dp_shard"] *= sizes.pop("cp")
+    kept = {name: size for name, size in sizes.items() if size > 1 or name == "dp_shard"}
     return init_device_mesh(device.type, tuple(kept.values()), mesh_dim_names=tuple(kept))
 
 
@@ -347,7 +378,7 @@ def shard(
     cast_inputs: bool,
     offloaded: bool = False,
 ) -> None:
-    """Shards `model` over the ranks of `mesh` that read other samples; each of `layers` is gathered on its own.
+    """Shards `model` over the ranks of `mesh` that train on other tokens; each of `layers` is gathered on its own.
 
     In bf16 `cast_inputs` brings what each layer is given to it: the built-in model's rotary positions stay in fp32.
     `offloaded` shards, their gradients and so their moments lie in pinned memory of the host.
