@@ -1,11 +1,12 @@
 //! From a resolved run to the objects of its cluster.
 //!
-//! Five folders, in the order in which they are applied: `nodes` what Karpenter needs, `queues` what Kueue
+//! Six folders, in the order in which they are applied: `nodes` what Karpenter needs, `queues` what Kueue
 //! needs, `run` what all launches of the run share, `build` the launch that makes text into tokens without
-//! holding an accelerator, `train` the launch that trains.
+//! holding an accelerator, `train` the launch that trains; or, in place of the two, `cluster`: a long-lived
+//! cluster to work in. And beside them, for whoever runs the cluster: `operator`, how KubeRay is installed.
 //!
 //! ```
-//! use eagleray_kube::render::{Options, render};
+//! use eagleray_kube::render::{Kind, Options, render};
 //! use eagleray_spec::Source;
 //!
 //! let text = "
@@ -29,21 +30,24 @@
 //! let environment = |_: &str| None;
 //! let source = Source { name: "run.yaml", text, base, overrides: &[], environment: &environment };
 //! let resolved = eagleray_plan::resolve(&source).unwrap().resolved;
-//! let rendered = render(&resolved, Options { launch: 1, kueue: false, built: false }).unwrap();
+//! let rendered = render(&resolved, Options { kind: Kind::Run, launch: 1, kueue: false, built: false }).unwrap();
 //! let job = rendered.files.last().unwrap();
 //! assert_eq!((job.path.as_str(), job.name().as_str()), ("train/ray-job.yaml", "first-1"));
 //! assert!(job.text().contains("# why: "));
 //! ```
 //!
 //! Map: `context` what all objects are made from · `pod` pod templates · `merge` the spec's own additions to
-//! them · `ray_job` the launches · `nodes` Karpenter · `queues` Kueue · `shared` the rest. What an instance
-//! offers and how large a head is stand in the crate `plan`.
+//! them · `ray_cluster` what a job and a long-lived cluster have in common, and the latter · `ray_job` the
+//! launches · `nodes` Karpenter · `queues` Kueue · `shared` the rest · [`operator`] KubeRay itself. What an
+//! instance offers and how large a head is stand in the crate `plan`.
 
 mod context;
 mod merge;
 mod nodes;
+pub mod operator;
 mod pod;
 mod queues;
+mod ray_cluster;
 mod ray_job;
 mod shared;
 
@@ -54,7 +58,7 @@ use crate::yaml::Map;
 use context::Context;
 
 /// The folders of a render, in the order in which they are applied.
-pub const FOLDERS: [&str; 5] = ["nodes", "queues", "run", "build", "train"];
+pub const FOLDERS: [&str; 6] = ["nodes", "queues", "run", "build", "train", "cluster"];
 
 /// The label of everything that belongs to a run.
 pub const RUN_LABEL: &str = "eagleray/run";
@@ -65,9 +69,23 @@ pub const LAUNCH_LABEL: &str = "eagleray/launch";
 /// What the name of the launch that builds has after its number.
 pub const BUILD_SUFFIX: &str = "-build";
 
+/// What the name of a long-lived cluster has after its number.
+pub const CLUSTER_SUFFIX: &str = "-cluster";
+
+/// What is made of a spec.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Launches that end by themselves: a `RayJob` that builds, one that trains.
+    Run,
+    /// A cluster to work in, which stays until somebody deletes it: a `RayCluster`.
+    Cluster,
+}
+
 /// What a render depends on beside the spec.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
+    /// What is made.
+    pub kind: Kind,
     /// The number of the launch: part of the names, so that the bytes stay a function of the input.
     pub launch: u32,
     /// Whether the objects of Kueue are rendered too.
@@ -134,7 +152,12 @@ pub fn render(resolved: &Resolved, options: Options) -> Result<Rendered> {
     files.extend(nodes::render(&context)?);
     files.extend(queues::render(&context));
     files.extend(shared::render(&context));
-    files.extend(ray_job::build(&context));
-    files.push(ray_job::train(&context)?);
+    match options.kind {
+        Kind::Run => {
+            files.extend(ray_job::build(&context));
+            files.push(ray_job::train(&context)?);
+        }
+        Kind::Cluster => files.push(ray_cluster::render(&context)?),
+    }
     Ok(Rendered { files, notes: context.notes() })
 }

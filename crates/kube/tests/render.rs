@@ -4,7 +4,7 @@
 
 use common::{ELASTIC, FIRST, FIXED, rendered, resolved, shown};
 use eagleray_kube::lint;
-use eagleray_kube::render::{Options, render};
+use eagleray_kube::render::{Kind, Options, render};
 use eagleray_kube::yaml::Node;
 use serde_json::Value;
 
@@ -27,6 +27,83 @@ fn with(text: &str, old: &str, new: &str) -> String {
     text.replace(old, new)
 }
 
+/// A cluster to work in.
+const CLUSTER: Options = Options { kind: Kind::Cluster, ..FIRST };
+
+const REDIS: &str =
+    "    redis: {address: \"rediss://cache.acme.example:6379\", secret: ray-redis}\n    labels:";
+
+/// Both kinds of an elastic spec and of one in a queue.
+fn every() -> Vec<(String, Options)> {
+    let redis = with(ELASTIC, "    labels:", REDIS);
+    vec![
+        (ELASTIC.to_owned(), FIRST),
+        (FIXED.to_owned(), Options { kueue: true, ..FIRST }),
+        (redis.clone(), CLUSTER),
+        (with(&redis, "    labels:", "    queue: llm\n    labels:"), Options { kueue: true, ..CLUSTER }),
+        (FIXED.to_owned(), Options { kueue: true, ..CLUSTER }),
+    ]
+}
+
+#[test]
+fn a_cluster_to_work_in() {
+    insta::assert_snapshot!(shown(&rendered(&with(ELASTIC, "    labels:", REDIS), CLUSTER)));
+}
+
+#[test]
+fn a_fixed_cluster_in_a_queue() {
+    let rendered = rendered(FIXED, Options { launch: 3, ..CLUSTER });
+    let file = rendered.files.iter().find(|file| file.kind() == "RayCluster").unwrap();
+    insta::assert_snapshot!(format!("{}{}", file.text(), rendered.notes.join("\n")));
+}
+
+#[test]
+fn a_cluster_to_work_in_has_no_launch_and_shares_the_rest_with_the_run() {
+    let run = rendered(ELASTIC, FIRST).files;
+    let cluster = rendered(ELASTIC, CLUSTER).files;
+    assert!(cluster.iter().all(|file| file.kind() != "RayJob" && file.kind() != "Role"));
+    let shared = |file: &&eagleray_kube::render::File| {
+        file.kind() != "ConfigMap"
+            && !["build", "train", "cluster"].iter().any(|part| file.path.starts_with(part))
+    };
+    let mut common = 0;
+    for file in cluster.iter().filter(shared) {
+        let of_run = run.iter().find(|other| other.path == file.path).unwrap();
+        assert_eq!(file.text(), of_run.text(), "applied by one, it would be changed by the other");
+        common += 1;
+    }
+    assert!(common > 6, "{common}");
+}
+
+#[test]
+fn kueue_counts_what_stands_beside_an_autoscaled_head() {
+    let text = with(ELASTIC, "    labels:", "    queue: llm\n    labels:");
+    let quota = |kind| {
+        let options = Options { kind, kueue: true, ..FIRST };
+        let flavors =
+            object(&text, options, "queues/cluster-queue.yaml")["spec"]["resourceGroups"][0]["flavors"]
+                .take();
+        let cpus: u32 = flavors[0]["resources"][0]["nominalQuota"].as_str().unwrap().parse().unwrap();
+        cpus
+    };
+    assert_eq!(quota(Kind::Cluster), quota(Kind::Run) + 1);
+}
+
+#[test]
+fn kueue_takes_nine_groups_and_no_tenth() {
+    let groups = |count: usize| {
+        let more = (2..count).map(|index| {
+            format!("\n      - {{name: g{index}, instance: p4d.24xlarge, zone: us-east-2a, nodes: 1}}")
+        });
+        let last = "capacity: reserved, nodes: 2}";
+        with(FIXED, last, &format!("nodes: 2}}{}", more.collect::<String>()))
+    };
+    assert!(!rendered(&groups(9), FIRST).files.is_empty());
+    insta::assert_snapshot!(refused(&groups(10), FIRST));
+    let free = with(&groups(10), "    queue: llm-team\n    priority: high\n", "");
+    assert!(!rendered(&free, FIRST).files.is_empty());
+}
+
 #[test]
 fn an_elastic_run_on_two_kinds_of_capacity() {
     insta::assert_snapshot!(shown(&rendered(ELASTIC, FIRST)));
@@ -34,7 +111,10 @@ fn an_elastic_run_on_two_kinds_of_capacity() {
 
 #[test]
 fn a_gang_in_a_queue() {
-    insta::assert_snapshot!(shown(&rendered(FIXED, Options { launch: 7, kueue: true, built: false })));
+    insta::assert_snapshot!(shown(&rendered(
+        FIXED,
+        Options { kind: Kind::Run, launch: 7, kueue: true, built: false }
+    )));
 }
 
 #[test]
@@ -51,8 +131,8 @@ fn the_same_input_gives_the_same_bytes_and_a_launch_changes_nothing_of_the_nodes
 
 #[test]
 fn what_is_written_is_what_was_meant() {
-    for (text, options) in [(ELASTIC, FIRST), (FIXED, Options { kueue: true, ..FIRST })] {
-        for file in rendered(text, options).files {
+    for (text, options) in every() {
+        for file in rendered(&text, options).files {
             let read: Value = serde_saphyr::from_str(&file.text()).unwrap();
             assert_eq!(read, Node::Map(file.object.clone()).value(), "{}", file.path);
         }
@@ -61,9 +141,9 @@ fn what_is_written_is_what_was_meant() {
 
 #[test]
 fn the_lint_finds_nothing_in_what_is_rendered() {
-    for (text, options) in [(ELASTIC, FIRST), (FIXED, Options { kueue: true, ..FIRST })] {
+    for (text, options) in every() {
         let texts: Vec<(String, String)> =
-            rendered(text, options).files.iter().map(|file| (file.path.clone(), file.text())).collect();
+            rendered(&text, options).files.iter().map(|file| (file.path.clone(), file.text())).collect();
         let files: Vec<lint::File<'_>> = texts.iter().map(|(name, text)| lint::File { name, text }).collect();
         let report = lint::lint(&files, &lint::Options::default()).unwrap();
         let found: Vec<String> = report
@@ -77,8 +157,8 @@ fn the_lint_finds_nothing_in_what_is_rendered() {
 
 #[test]
 fn no_two_objects_share_a_path_or_a_name() {
-    for (text, options) in [(ELASTIC, FIRST), (FIXED, Options { kueue: true, ..FIRST })] {
-        let files = rendered(text, options).files;
+    for (text, options) in every() {
+        let files = rendered(&text, options).files;
         for (index, file) in files.iter().enumerate() {
             let same = |other: &&_| {
                 let other: &eagleray_kube::render::File = other;
@@ -229,6 +309,11 @@ fn what_cannot_be_rendered_is_refused_by_name() {
         (with(ELASTIC, "capacity: spot", "capacity: reserved"), FIRST),
         (with(ELASTIC, "name: steady", "name: head"), FIRST),
         (ELASTIC.to_owned(), Options { kueue: true, ..FIRST }),
+        (with(ELASTIC, "NCCL_DEBUG: WARN", "REDIS_USERNAME: jane"), CLUSTER),
+        (
+            with(ELASTIC, "name: solar-8b", "name: solar-8b-with-a-name-of-forty-characters"),
+            Options { launch: 99_999, ..CLUSTER },
+        ),
         (with(FIXED, "spec: {containers", "template: {containers"), FIRST),
         (
             with(

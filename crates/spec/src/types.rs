@@ -15,7 +15,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use anomalies::{Anomalies, Limit, LossSpike, Rollback, Then};
-pub use cluster::{Capacity, Cluster, Cpu, Eks, EnvFrom, Group, Karpenter, KubeRay, ServiceAccount, Volume};
+pub use cluster::{
+    Capacity, Cluster, Cpu, Eks, EnvFrom, Group, Karpenter, KubeRay, Redis, ServiceAccount, Volume,
+};
 pub use data::{BadRecords, Data, Filter, Format, LongDocuments, Order, Packing, Text, Validation};
 pub use metrics::{Metrics, Mlflow, Prometheus, Wandb, WandbMode};
 pub use model::{LlamaConfig, Lora, Model};

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use eagleray_base::{Error, Result};
-use eagleray_kube::render::{File, Options, render};
+use eagleray_kube::render::{File, Kind, Options, render};
 use eagleray_launch::doctor::{Answer, Facts, Level, Report, Wanted, gather, judge, try_source, try_store};
 use eagleray_spec::Resolved;
 use serde_json::Value;
@@ -94,7 +94,7 @@ impl Run {
     fn read(path: PathBuf, overrides: Vec<String>) -> Result<Self> {
         let resolved = SpecArgs { path, overrides }.resolve()?;
         let namespace = namespace(&resolved)?;
-        let rendered = render(&resolved, Options { launch: 1, kueue: false, built: false })?;
+        let rendered = render(&resolved, Options { kind: Kind::Run, launch: 1, kueue: false, built: false })?;
         let rendered = rendered.files.iter().map(File::value).collect();
         Ok(Self { resolved, namespace, rendered })
     }

@@ -163,7 +163,10 @@ impl Diff {
 
 fn rendered(run: &Run, how: &How, number: u32, built: bool) -> Result<Rendered> {
     run.resolved.refuse_unavailable(Purpose::Train)?;
-    render(&run.resolved, render::Options { launch: number, kueue: how.kueue, built })
+    render(
+        &run.resolved,
+        render::Options { kind: render::Kind::Run, launch: number, kueue: how.kueue, built },
+    )
 }
 
 fn findings(rendered: &Rendered, accept: &[String]) -> Result<Vec<Finding>> {

@@ -9,14 +9,20 @@ use eagleray_spec::{Resolved, Source};
 use serde::Deserialize as _;
 use serde_json::Value;
 
-use super::Options;
+use super::{CLUSTER_SUFFIX, Kind, Options};
 use crate::yaml::Map;
 
 /// The longest name of a `RayJob`; a longer one ends in `ValidationFailed`, and under Kueue holds its quota.
 const RAY_JOB_NAME_CHARS_MAX: usize = 47;
 
-/// The most groups under Kueue, which takes 18 pod sets; the head is one.
-const QUEUED_GROUPS_MAX: usize = 17;
+/// The longest name of a `RayCluster`, for the same reason.
+const RAY_CLUSTER_NAME_CHARS_MAX: usize = 53;
+
+/// The most pod sets of a workload in Kueue 0.18, whose definition says so; 0.19 takes 18. The head is one.
+const POD_SETS_MAX: usize = 10;
+
+/// Variables that `KubeRay` refuses on a head, or sets there itself.
+const REDIS_VARIABLES: [&str; 3] = ["RAY_REDIS_ADDRESS", "REDIS_PASSWORD", "REDIS_USERNAME"];
 
 /// The largest object that an API server keeps, less what is around the spec.
 const CONFIG_BYTES_MAX: usize = 1_000_000;
@@ -53,7 +59,7 @@ pub(super) struct Context<'a> {
     pub(super) build: Option<Build>,
     /// Whether some group has a range: the run starts on its floor and grows.
     pub(super) elastic: bool,
-    /// `<name>-<launch>`.
+    /// `<name>-<launch>`, or `<name>-<launch>-cluster`.
     pub(super) launch: String,
 }
 
@@ -63,11 +69,13 @@ impl<'a> Context<'a> {
         let groups = groups(&eks)?;
         let build = build(resolved, &eks, options)?;
         let elastic = eks.groups.iter().any(|group| group.nodes.min != group.nodes.max);
-        let launch = format!("{}-{}", resolved.spec.name, options.launch);
+        let suffix = if options.kind == Kind::Cluster { CLUSTER_SUFFIX } else { "" };
+        let launch = format!("{}-{}{suffix}", resolved.spec.name, options.launch);
         let context = Self { resolved, options, eks, groups, build, elastic, launch };
         context.check_names()?;
         context.check_workers()?;
         context.check_queue()?;
+        context.check_redis()?;
         context.check_places()?;
         context.check_spec_in_pods()?;
         Ok(context)
@@ -151,6 +159,16 @@ impl<'a> Context<'a> {
         self.eks.queue.is_some()
     }
 
+    /// Whether this is a cluster to work in, which nobody ends but people.
+    pub(super) fn is_long_lived(&self) -> bool {
+        self.options.kind == Kind::Cluster
+    }
+
+    /// Whether Ray itself decides how many workers there are: within the ranges of a long-lived cluster.
+    pub(super) fn autoscaled(&self) -> bool {
+        self.is_long_lived() && self.elastic
+    }
+
     /// What is right, and still worth knowing before it is paid for.
     pub(super) fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
@@ -170,6 +188,10 @@ impl<'a> Context<'a> {
                 "the groups may lie in several zones, between which there is no EFA: give all the same `zone`".into(),
             );
         }
+        if self.is_long_lived() {
+            self.note_long_lived(&mut notes);
+            return notes;
+        }
         if self.queued() && self.elastic {
             notes.push(format!(
                 "Kueue counts the floor of {} nodes; what the run grows beyond it is outside its quota",
@@ -185,15 +207,39 @@ impl<'a> Context<'a> {
         notes
     }
 
+    fn note_long_lived(&self, notes: &mut Vec<String>) {
+        if self.eks.redis.is_none() {
+            notes.push(
+                "without `cluster.eks.redis` a lost head takes every job, actor and object of the cluster with it"
+                    .into(),
+            );
+        }
+        let (floor, _) = self.accelerators();
+        if floor > 0 {
+            notes.push(format!(
+                "{floor} accelerators are held, used or not, until somebody deletes the cluster; a group of `nodes: {{min: 0, max: …}}` lets idle ones go"
+            ));
+        }
+        if self.queued() && self.autoscaled() {
+            notes.push(
+                "Kueue lets a cluster scale only with its feature gate ElasticJobsViaWorkloadSlices on; without it the cluster is refused".into(),
+            );
+        }
+    }
+
     fn check_names(&self) -> Result<()> {
         let longest =
             if self.build.is_some() { format!("{}-build", self.launch) } else { self.launch.clone() };
-        if longest.len() <= RAY_JOB_NAME_CHARS_MAX {
+        let (kind, most) = match self.options.kind {
+            Kind::Run => ("RayJob", RAY_JOB_NAME_CHARS_MAX),
+            Kind::Cluster => ("RayCluster", RAY_CLUSTER_NAME_CHARS_MAX),
+        };
+        if longest.len() <= most {
             return Ok(());
         }
-        let over = longest.len() - RAY_JOB_NAME_CHARS_MAX;
+        let over = longest.len() - most;
         Err(Error::invalid(format!(
-            "`{longest}` has {} characters; the name of a RayJob has at most {RAY_JOB_NAME_CHARS_MAX}",
+            "`{longest}` has {} characters; the name of a {kind} has at most {most}",
             longest.len()
         ))
         .with_hint(format!("shorten `name` by {over}")))
@@ -226,14 +272,27 @@ impl<'a> Context<'a> {
             )
             .with_hint("name the LocalQueue in `cluster.eks.queue`"));
         }
-        if self.queued() && self.groups.len() > QUEUED_GROUPS_MAX {
+        let most = POD_SETS_MAX - 1;
+        if self.queued() && self.groups.len() > most {
             return Err(Error::invalid(format!(
-                "{} groups and a head; Kueue takes 18 pod sets at most",
-                self.groups.len()
+                "`cluster.eks.groups`: {} groups and a head are {} pod sets; Kueue 0.18 takes {POD_SETS_MAX} at most",
+                self.groups.len(),
+                self.groups.len() + 1
             ))
-            .with_hint("join groups, or leave `cluster.eks.queue` out"));
+            .with_hint(format!("join groups until there are {most}, or leave `cluster.eks.queue` out")));
         }
         Ok(())
+    }
+
+    fn check_redis(&self) -> Result<()> {
+        let given = REDIS_VARIABLES.iter().find(|name| self.variable(name).is_some());
+        match given.filter(|_| self.is_long_lived()) {
+            None => Ok(()),
+            Some(name) => Err(Error::invalid(format!(
+                "`cluster.eks.env.{name}`: KubeRay refuses it on a cluster's head"
+            ))
+            .with_hint("remove it; `cluster.eks.redis` has the address, and the secret of the password")),
+        }
     }
 
     /// What pods write must outlive them.
@@ -294,7 +353,7 @@ impl<'a> Context<'a> {
     }
 }
 
-fn eks(resolved: &Resolved) -> Result<Eks> {
+pub(super) fn eks(resolved: &Resolved) -> Result<Eks> {
     let Some(value) = &resolved.spec.cluster.eks else {
         return Err(Error::invalid("the run has no `cluster.eks`: there is nothing to render")
             .with_hint("docs/eks.md has a spec to start from"));
@@ -327,7 +386,7 @@ fn groups(eks: &Eks) -> Result<Vec<Nodes>> {
 }
 
 fn build(resolved: &Resolved, eks: &Eks, options: Options) -> Result<Option<Build>> {
-    if options.built || !needs_build(resolved) {
+    if options.built || options.kind == Kind::Cluster || !needs_build(resolved) {
         return Ok(None);
     }
     let Some(cpu) = eks.cpu.as_ref().filter(|cpu| cpu.nodes.max > 0) else {

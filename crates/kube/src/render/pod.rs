@@ -37,6 +37,14 @@ impl Request {
         Self { cpus: head.cpus, memory_mib: head.memory_gib * 1_024, ..Self::default() }
     }
 
+    /// All of a head's pod, with what `KubeRay` puts beside it: the autoscaler asks for half a CPU and 512 MiB.
+    pub(super) fn of_head_pod(context: &Context<'_>) -> Self {
+        let head = Self::of_head(context);
+        let beside = context.autoscaled();
+        let (cpus, memory_mib) = if beside { (1, 512) } else { (0, 0) };
+        Self { cpus: head.cpus + cpus, memory_mib: head.memory_mib + memory_mib, ..head }
+    }
+
     pub(super) fn of_worker(context: &Context<'_>, instance: &Instance) -> Self {
         let Instance { cpus, memory_mib, gpus, efa, .. } = *instance;
         let huge_pages = efa > 0 && context.variable(HUGE_PAGES_VARIABLE).is_some_and(|value| value != "0");
@@ -78,7 +86,11 @@ pub(super) fn head(context: &Context<'_>) -> Map {
     let selector = selector.why(
         "karpenter.sh/capacity-type",
         "on-demand",
-        "a head that is reclaimed takes the driver and every worker's cluster with it",
+        if context.is_long_lived() {
+            "a head that is reclaimed takes what people do in the cluster with it"
+        } else {
+            "a head that is reclaimed takes the driver and every worker's cluster with it"
+        },
     );
     let mut spec = Map::new();
     if let Some(account) = context.head_account() {
@@ -102,7 +114,11 @@ pub(super) fn head(context: &Context<'_>) -> Map {
         .why(
             "terminationGracePeriodSeconds",
             HEAD_GRACE_SECONDS,
-            "the driver writes its last events before it goes",
+            if context.is_long_lived() {
+                "what runs on the head ends in order before it goes"
+            } else {
+                "the driver writes its last events before it goes"
+            },
         )
         .with("nodeSelector", selector)
         .with("tolerations", vec![tolerate])
@@ -153,7 +169,7 @@ pub(super) fn worker(context: &Context<'_>, nodes: &Nodes) -> Result<Map> {
     if let Some(priority) = context.eks.priority.as_ref().filter(|_| !context.queued()) {
         spec = spec.with("priorityClassName", priority.as_str());
     }
-    let spec = restart(spec)
+    let spec = restart(context, spec)
         .with("nodeSelector", selector)
         .with("tolerations", tolerations)
         .with("containers", vec![container])
@@ -173,7 +189,7 @@ pub(super) fn builder(context: &Context<'_>, instance: &Instance) -> Map {
     let selector = Map::new()
         .with("node.kubernetes.io/instance-type", instance.name.as_str())
         .with("karpenter.sh/capacity-type", "on-demand");
-    let spec = restart(automount(account(context), false))
+    let spec = restart(context, automount(account(context), false))
         .with("nodeSelector", selector)
         .with("tolerations", vec![toleration("llm/run", Some(&context.shared("cpu")))])
         .with("containers", vec![container])
@@ -226,13 +242,19 @@ fn automount(spec: Map, needed: bool) -> Map {
     spec.why("automountServiceAccountToken", false, "user code has no business with the API server")
 }
 
-fn restart(spec: Map) -> Map {
-    spec.why(
-        "restartPolicy",
-        "Always",
-        "a raylet that lost the head ends with code 0; only Always keeps the pod and its node for the next head",
-    )
-    .why(
+fn restart(context: &Context<'_>, spec: Map) -> Map {
+    let (policy, why) = if context.autoscaled() {
+        (
+            "Never",
+            "the autoscaler wants it: it replaces pods, and would count a restarted one as the same node",
+        )
+    } else {
+        (
+            "Always",
+            "a raylet that lost the head ends with code 0; only Always keeps the pod and its node for the next head",
+        )
+    };
+    spec.why("restartPolicy", policy, why).why(
         "terminationGracePeriodSeconds",
         WORKER_GRACE_SECONDS,
         "the default of 30 s would waste most of a notice of 120 s",

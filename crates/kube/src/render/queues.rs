@@ -48,7 +48,7 @@ fn flavors(context: &Context<'_>, queue: &str) -> Vec<Flavor> {
         name: format!("{queue}-head"),
         labels: Map::new().with("karpenter.sh/capacity-type", "on-demand"),
         taints: Vec::new(),
-        quota: quota(Request::of_head(context), 1),
+        quota: quota(Request::of_head_pod(context), 1),
     }];
     // A flavor of its own: a pod that names its instance is admitted to no flavor that does not.
     if let Some(build) = &context.build {

@@ -2,13 +2,10 @@
 
 use eagleray_base::Result;
 
-use super::context::{Context, SPEC_FILE, SPEC_FOLDER, SPEC_HASH};
-use super::pod;
+use super::context::{Context, SPEC_FILE, SPEC_FOLDER};
 use super::{BUILD_SUFFIX, File};
+use super::{pod, ray_cluster};
 use crate::yaml::Map;
-
-/// The version of Ray in the image: the one that this program is made for.
-const RAY_VERSION: &str = "2.60.0";
 
 /// How long nodes may take to come, all of them.
 const PRE_RUNNING_SECONDS: u32 = 3_600;
@@ -18,19 +15,7 @@ const HEAD_KEPT_SECONDS: u32 = 3_600;
 
 /// The launch that trains.
 pub(super) fn train(context: &Context<'_>) -> Result<File> {
-    let mut groups = Vec::new();
-    for nodes in &context.groups {
-        let count = nodes.group.nodes;
-        let group = Map::new().with("groupName", nodes.group.name.as_str());
-        let group = if count.min == count.max {
-            group.with("replicas", count.max)
-        } else {
-            let why = "the floor: the run starts on it; once it trains its driver raises this to `maxReplicas`, and takes in what comes";
-            group.why("replicas", count.min, why)
-        };
-        let group = group.with("minReplicas", count.min).with("maxReplicas", count.max);
-        groups.push(group.with("rayStartParams", Map::new()).with("template", pod::worker(context, nodes)?));
-    }
+    let groups = ray_cluster::groups(context)?;
     // What is built by a launch of its own must not be built by this one, which holds accelerators.
     let built = if context.needs_build() { " --built" } else { "" };
     let command = format!("eagleray train{built} {SPEC_FOLDER}/{SPEC_FILE}");
@@ -58,21 +43,8 @@ pub(super) fn build(context: &Context<'_>) -> Option<File> {
 }
 
 fn ray_job(context: &Context<'_>, name: &str, spec: Map, groups: Vec<Map>) -> Map {
-    let mut labels = context.launch_labels();
-    if let Some(queue) = &context.eks.queue {
-        labels = labels.why(
-            "kueue.x-k8s.io/queue-name",
-            queue.as_str(),
-            "on the RayJob alone: its RayCluster is admitted with it. Kueue sets `suspend` itself",
-        );
-        labels = labels.maybe("kueue.x-k8s.io/priority-class", context.eks.priority.as_deref());
-    }
-    let annotations = Map::new().why(
-        SPEC_HASH,
-        context.resolved.spec_hash.to_string(),
-        "which spec this was rendered from",
-    );
-    let metadata = context.metadata(name, labels).with("annotations", annotations);
+    let why = "on the RayJob alone: its RayCluster is admitted with it. Kueue sets `suspend` itself";
+    let metadata = ray_cluster::metadata(context, name, why);
     let spec = spec
         .why(
             "submissionMode",
@@ -90,7 +62,7 @@ fn ray_job(context: &Context<'_>, name: &str, spec: Map, groups: Vec<Map>) -> Ma
             PRE_RUNNING_SECONDS,
             "half a cluster that waits for its other half is paid for without end otherwise",
         );
-    let spec = lifetime(context, spec).with("rayClusterSpec", cluster(context, groups));
+    let spec = lifetime(context, spec).with("rayClusterSpec", ray_cluster::spec(context, groups));
     Map::new()
         .with("apiVersion", "ray.io/v1")
         .with("kind", "RayJob")
@@ -120,29 +92,4 @@ fn lifetime(context: &Context<'_>, spec: Map) -> Map {
         Map::new().with("deletionRules", rules),
         "workers go at once; the head of a failed launch, which costs little, stays for an hour to be looked at",
     )
-}
-
-fn cluster(context: &Context<'_>, groups: Vec<Map>) -> Map {
-    let parameters = Map::new()
-        .why("num-cpus", "0", "no task or actor of the run is placed on the head, only the driver")
-        .why("dashboard-host", "0.0.0.0", "KubeRay submits the job and asks for its status over the network");
-    let head = Map::new().with("rayStartParams", parameters).with("template", pod::head(context));
-    Map::new()
-        .why(
-            "rayVersion",
-            RAY_VERSION,
-            "that of the image: probes, token auth and the health endpoint go by it",
-        )
-        .why(
-            "authOptions",
-            Map::new().with("mode", "token"),
-            "whoever reaches Ray's ports runs code as the run",
-        )
-        .why(
-            "enableInTreeAutoscaling",
-            false,
-            "a training run wants all that it may have: nothing to decide, and workers could not restart",
-        )
-        .with("headGroupSpec", head)
-        .with("workerGroupSpecs", groups)
 }

@@ -19,7 +19,8 @@ const OPERATOR_NAMES: [&str; 2] = ["kuberay-operator", "kuberay"];
 
 pub(super) fn render(context: &Context<'_>) -> Vec<File> {
     let mut files = accounts(context);
-    if context.elastic {
+    // KubeRay itself gives the account of an autoscaled head its rights.
+    if context.elastic && !context.is_long_lived() {
         files.extend(rights(context));
     }
     files.push(spec(context));

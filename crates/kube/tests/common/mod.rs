@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use eagleray_kube::render::{Options, Rendered, render};
+use eagleray_kube::render::{Kind, Options, Rendered, render};
 use eagleray_spec::{Resolved, Source};
 
 /// A launch with everything.
-pub(crate) const FIRST: Options = Options { launch: 1, kueue: false, built: false };
+pub(crate) const FIRST: Options = Options { kind: Kind::Run, launch: 1, kueue: false, built: false };
 
 /// Groups on demand and on spot capacity, elastic; text that is built first; nodes by Karpenter.
 pub(crate) const ELASTIC: &str = "\

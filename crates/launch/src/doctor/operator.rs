@@ -72,11 +72,11 @@ pub(super) fn judge(facts: &Facts, say: &mut Say) {
             AREA,
             format!("{} looks at other namespaces than `{}`", need::names(operators), facts.namespace),
             "a RayJob there is never read",
-            format!("helm upgrade kuberay-operator kuberay/kuberay-operator --reuse-values --set 'watchNamespace={{{}}}'", facts.namespace),
+            watching_too(&operators[0], &facts.namespace),
         ),
         [operator] => one(facts, operator, defined, say),
         several => {
-            say.error("kuberay-twice", AREA, format!("{} operators look at `{}`: {}", several.len(), facts.namespace, need::names(several.iter().copied())), "two operators undo each other's work", "helm list -A | grep kuberay");
+            say.error("kuberay-twice", AREA, format!("{} operators look at `{}`: {}", several.len(), facts.namespace, need::names(several.iter().copied())), "two operators undo each other's work", format!("helm list --all-namespaces --filter kuberay\n# keep one of them, or give each its own namespaces:\n{}", rendered(&format!("--watch {}", facts.namespace))));
             for operator in several {
                 one(facts, operator, defined, say);
             }
@@ -84,11 +84,19 @@ pub(super) fn judge(facts: &Facts, say: &mut Say) {
     }
 }
 
+/// How an operator of a version is made, and an installed one given its settings for good.
 fn install(version: &str) -> String {
-    let version = if version == "1.7" { "1.7.0" } else { "1.6.2" };
-    format!(
-        "helm repo add kuberay https://ray-project.github.io/kuberay-helm/\nhelm upgrade --install kuberay-operator kuberay/kuberay-operator --version {version} \\\n  --namespace kuberay-system --create-namespace --set resources.limits.memory=2Gi --set reconcileConcurrency=4 \\\n  --set 'env[0].name={STATUS_CHECK}' --set-string 'env[0].value=1800'"
-    )
+    let version = if version == "1.7" { "1.7" } else { "1.6" };
+    rendered(&format!("--kuberay {version}"))
+}
+
+fn rendered(flags: &str) -> String {
+    format!("eagleray render --operator {flags} -o manifests\nbash manifests/operator/install.sh")
+}
+
+/// What helps at once, and what is left of it when somebody runs Helm again.
+fn now_and_for_good(now: &str, minor: Option<&str>) -> String {
+    format!("{now}\n# for good, where Helm installed it:\n{}", install(minor.unwrap_or("1.7")))
 }
 
 /// The minor version of which the definitions are, by fields that came with it.
@@ -202,6 +210,15 @@ pub(crate) fn watches(operator: &Value, namespace: &str) -> bool {
         .is_none_or(|watched| watched.is_empty() || watched.split(',').any(|one| one.trim() == namespace))
 }
 
+/// How an operator comes to look at one namespace more.
+fn watching_too(operator: &Value, namespace: &str) -> String {
+    let watched = argument(operator, "watch-namespace").unwrap_or_default();
+    let all = watched.split(',').map(str::trim).filter(|one| !one.is_empty()).chain([namespace]);
+    let flags: Vec<String> = all.map(|one| format!("--watch {one}")).collect();
+    let minor = version(operator).filter(|minor| minor == "1.6").unwrap_or_else(|| "1.7".to_owned());
+    rendered(&format!("--kuberay {minor} {}", flags.join(" ")))
+}
+
 fn argument<'a>(operator: &'a Value, name: &str) -> Option<&'a str> {
     let arguments = list(&container(operator)["args"]);
     arguments.iter().enumerate().find_map(|(index, argument)| {
@@ -224,7 +241,10 @@ fn settings(facts: &Facts, operator: &Value, minor: Option<&str>, place: &str, s
     };
     let seconds = |name: &str| variable(name).and_then(amount);
     let set = |name: &str, value: u32| {
-        format!("kubectl -n {namespace} set env deployment/{deployment} {name}={value}")
+        now_and_for_good(
+            &format!("kubectl -n {namespace} set env deployment/{deployment} {name}={value}"),
+            minor,
+        )
     };
     let mut fine = true;
     // 1.6 has no such limit: a head that is lost is waited for without end.
@@ -259,7 +279,10 @@ fn settings(facts: &Facts, operator: &Value, minor: Option<&str>, place: &str, s
             AREA,
             format!("`{place}` is limited to {:.0} MiB of memory", memory / 1_048_576.0),
             "with some hundred pods the operator is killed for memory, and nothing heals meanwhile",
-            format!("kubectl -n {namespace} set resources deployment/{deployment} --limits=memory=2Gi"),
+            now_and_for_good(
+                &format!("kubectl -n {namespace} set resources deployment/{deployment} --limits=memory=2Gi"),
+                minor,
+            ),
         );
     }
     let concurrency =
@@ -270,7 +293,16 @@ fn settings(facts: &Facts, operator: &Value, minor: Option<&str>, place: &str, s
         .fold(0.0, f64::max);
     if pods >= PODS_MANY && concurrency < CONCURRENCY_MIN {
         fine = false;
-        say.warning("kuberay-concurrency", AREA, format!("`{place}` works on {concurrency} object at a time, the launch has {pods:.0} pods"), "other launches wait while it goes through the pods of one", "helm upgrade kuberay-operator kuberay/kuberay-operator --reuse-values --set reconcileConcurrency=4");
+        say.warning(
+            "kuberay-concurrency",
+            AREA,
+            format!("`{place}` works on {concurrency} object at a time, the launch has {pods:.0} pods"),
+            "other launches wait while it goes through the pods of one",
+            rendered(&format!(
+                "--kuberay {} --pods {pods:.0}",
+                if minor == Some("1.6") { "1.6" } else { "1.7" }
+            )),
+        );
     }
     if fine {
         say.ok("kuberay-settings", AREA, format!("`{place}` has time-outs and memory for long runs"));

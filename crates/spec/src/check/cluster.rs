@@ -44,6 +44,16 @@ fn check_eks(checks: &mut Checks<'_>, eks: &Eks) {
     if let Some(cpu) = &eks.cpu {
         check_count(checks, &["cluster", "eks", "cpu", "nodes"], cpu.nodes, 0, u32::MAX);
     }
+    if let Some(redis) = &eks.redis {
+        let host = ["redis://", "rediss://"].iter().find_map(|scheme| redis.address.strip_prefix(scheme));
+        checks.require(
+            host.is_some_and(|host| !host.is_empty() && !host.contains(['@', ' '])),
+            &["cluster", "eks", "redis", "address"],
+            // Not shown: it may hold a password.
+            "not an address of Redis without a password",
+            "write `rediss://HOST:6379`, and name the password's `secret`",
+        );
+    }
     for (name, _) in eks.env.iter() {
         check_variable(checks, name);
     }

@@ -58,6 +58,10 @@ pub struct Eks {
     /// What Karpenter needs to make nodes; where it is left out, nodes that fit are somebody else's care.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub karpenter: Option<Karpenter>,
+    /// Where the head of a long-lived cluster, `eagleray render --kind cluster`, keeps what it knows; runs, which go on
+    /// from checkpoints, do not read it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redis: Option<Redis>,
     /// The version of `KubeRay` in the cluster.
     #[serde(default)]
     pub kuberay: KubeRay,
@@ -90,6 +94,24 @@ pub struct Karpenter {
     /// The capacity reservations that groups of `capacity: reserved` use: `cr-…`.
     #[serde(default)]
     pub reservations: Vec<String>,
+}
+
+/// A Redis outside of the cluster, where the state of a long-lived head outlives it.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Redis {
+    /// Its address, without a password: `rediss://cache.example.com:6379`.
+    pub address: String,
+    /// The secret that holds its password, in the run's namespace; no password where it is left out.
+    #[serde(default)]
+    pub secret: Option<String>,
+    /// The key of the password in the secret.
+    #[serde(default = "redis_key")]
+    pub key: String,
+}
+
+fn redis_key() -> String {
+    "password".into()
 }
 
 /// The version of `KubeRay` in a cluster.
