@@ -258,7 +258,12 @@ fn outcome(name: &str, text: &str, options: &Options) -> String {
     }
     holds(&migration, text);
     let [run] = migration.runs.as_slice() else { panic!("{name}") };
-    let launch = eagleray_kube::render::Options { launch: 1, kueue: false, built: false };
+    let launch = eagleray_kube::render::Options {
+        kind: eagleray_kube::render::Kind::Run,
+        launch: 1,
+        kueue: false,
+        built: false,
+    };
     // What the report asks for is done as it asks for it: no job of theirs has a volume that all nodes see.
     let report = migration.markdown(run);
     assert!(report.contains("the job mounts no claim that all nodes see"), "{name}");
