@@ -224,6 +224,8 @@ def traced_on_a_gpu(model: dict[str, Any], parameters: torch.dtype, cp: int = 1)
             torch.set_default_dtype(torch.float32)
         if cp > 1:
             patch.setattr(context_parallel._Gather, "apply", lambda halves, _: torch.stack([halves] * cp))
+            # A kind of mask without values, which a fake tensor cannot be.
+            patch.setattr(context_parallel, "_last_rows", lambda *_: None)
             gather_keys(llama, Zigzag(parts=cp, index=cp - 1, group=None))  # type: ignore[arg-type]
         known.update(parameter.untyped_storage()._cdata for parameter in llama.parameters())
         tokens, labels, positions = (torch.zeros((2, 128 // cp), dtype=torch.long) for _ in range(3))

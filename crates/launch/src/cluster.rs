@@ -407,8 +407,11 @@ const HINT_CREDENTIALS: &str =
 
 async fn config(connection: &Connection) -> Result<Config> {
     let options = KubeConfigOptions { context: connection.context.clone(), ..KubeConfigOptions::default() };
+    // Behind its first line an error of YAML quotes the lines around it, and those hold tokens.
     let unusable = |error: &dyn fmt::Display| {
-        Error::invalid(format!("no cluster to talk to: {error}")).with_hint(HINT_CONFIG)
+        let said = error.to_string();
+        let said = said.lines().next().unwrap_or_default();
+        Error::invalid(format!("no cluster to talk to: {said}")).with_hint(HINT_CONFIG)
     };
     if let Some(path) = &connection.kubeconfig {
         let file = Kubeconfig::read_from(path)
