@@ -92,6 +92,32 @@ def test_the_queues_and_a_queued_launch_are_taken(plane: ControlPlane, tmp_path:
     assert {"LocalQueue", "ClusterQueue", "ResourceFlavor", "RayJob"} <= {name.split()[0] for name in taken}
 
 
+@pytest.mark.usefixtures("namespace", "kueue")
+def test_a_cluster_to_work_in_is_taken(plane: ControlPlane, tmp_path: Path) -> None:
+    text = example().replace(
+        "    image:", '    redis: {address: "rediss://cache.acme.example:6379", secret: ray-redis}\n    image:'
+    )
+    folder = render(text, tmp_path, "--kind", "cluster")
+    taken = apply_dry(plane.client, [each for part in ("run", "cluster") for each in documents(folder / part)])
+    assert "RayCluster solar-8b-1-cluster" in taken
+
+    queued = text.replace("    image:", "    queue: llm\n    image:")
+    (fixed_folder, scaled_folder) = (tmp_path / "fixed", tmp_path / "scaled")
+    fixed_folder.mkdir()
+    scaled_folder.mkdir()
+    fixed = render(queued.replace("nodes: {min: 0, max: 4}", "nodes: 4"), fixed_folder, "--kind", "cluster")
+    (admitted,) = documents(fixed / "cluster")
+    assert plane.client.apply(admitted, dry=True)["spec"]["suspend"] is True
+
+    # One that scales is admitted by slices: its pods wait at a gate of Kueue's, by the annotation alone.
+    (scaled,) = documents(render(queued, scaled_folder, "--kind", "cluster") / "cluster")
+    kept = plane.client.apply(scaled, dry=True)
+    assert "elastic-job" in str(kept["spec"]["workerGroupSpecs"][0]["template"]["spec"]["schedulingGates"])
+    del scaled["metadata"]["annotations"]["kueue.x-k8s.io/elastic-job"]
+    with pytest.raises(Refused, match="ElasticJobsViaWorkloadSlices"):
+        plane.client.apply(scaled, dry=True)
+
+
 @pytest.mark.usefixtures("karpenter")
 def test_the_nodes_are_taken_and_karpenter_s_rules_are_in_force(plane: ControlPlane, tmp_path: Path) -> None:
     manifests = documents(render(example(), tmp_path) / "nodes")

@@ -140,6 +140,8 @@ case "$*" in *"show crds"*) echo "definitions of the chart" ;; esac
         .output()
         .unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
+    let script = format!("{}/out\\ dir/operator/install.sh", path.display());
+    let said = said.replace(&script, "[SCRIPT]");
     (output.status.code(), said, std::fs::read_to_string(calls).unwrap())
 }
 

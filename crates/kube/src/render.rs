@@ -3,7 +3,7 @@
 //! Six folders, in the order in which they are applied: `nodes` what Karpenter needs, `queues` what Kueue
 //! needs, `run` what all launches of the run share, `build` the launch that makes text into tokens without
 //! holding an accelerator, `train` the launch that trains; or, in place of the two, `cluster`: a long-lived
-//! cluster to work in. And beside them, for whoever runs the cluster: `operator`, how KubeRay is installed.
+//! cluster to work in. And beside them, for whoever runs the cluster: `operator`, how `KubeRay` is installed.
 //!
 //! ```
 //! use eagleray_kube::render::{Kind, Options, render};
@@ -38,7 +38,7 @@
 //!
 //! Map: `context` what all objects are made from · `pod` pod templates · `merge` the spec's own additions to
 //! them · `ray_cluster` what a job and a long-lived cluster have in common, and the latter · `ray_job` the
-//! launches · `nodes` Karpenter · `queues` Kueue · `shared` the rest · [`operator`] KubeRay itself. What an
+//! launches · `nodes` Karpenter · `queues` Kueue · `shared` the rest · [`operator`] `KubeRay` itself. What an
 //! instance offers and how large a head is stand in the crate `plan`.
 
 mod context;

@@ -254,7 +254,9 @@ fn outcome(name: &str, text: &str, options: &Options) -> String {
     let migration = migrated(&[(name.to_owned(), text.to_owned())], options);
     if let [refused] = migration.refused.as_slice() {
         let problems = refused.problems.iter();
-        return problems.map(|problem| format!("{name}:{}: {}\n", problem.line, problem.message)).collect();
+        return problems.fold(String::new(), |told, problem| {
+            told + &format!("{name}:{}: {}\n", problem.line, problem.message)
+        });
     }
     holds(&migration, text);
     let [run] = migration.runs.as_slice() else { panic!("{name}") };

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::SpecArgs;
 use crate::output::Output;
 
-/// Write the manifests of a run on EKS, or how KubeRay is installed for it.
+/// Write the manifests of a run on EKS, or how `KubeRay` is installed for it.
 #[derive(clap::Args)]
 pub(crate) struct Render {
     /// The run spec; `--operator` needs none
@@ -44,19 +44,19 @@ pub(crate) struct Render {
 /// What is made of a spec.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Made {
-    /// RayJobs: one that builds the data, one that trains
+    /// `RayJobs`: one that builds the data, one that trains
     Run,
-    /// A RayCluster, for people
+    /// A `RayCluster`, for people
     Cluster,
 }
 
-/// How KubeRay is installed.
+/// How `KubeRay` is installed.
 #[derive(clap::Args)]
 struct OperatorArgs {
-    /// Write how KubeRay is installed instead: values of its Helm chart, and a script
+    /// Write how `KubeRay` is installed instead: values of its Helm chart, and a script
     #[arg(long, conflicts_with_all = ["kind", "launch", "kueue", "built"])]
     operator: bool,
-    /// The version of KubeRay, where no spec says it; 1.7 where this does not either
+    /// The version of `KubeRay`, where no spec says it; 1.7 where this does not either
     #[arg(long, value_name = "VERSION", requires = "operator", conflicts_with = "path", value_parser = ["1.6", "1.7"])]
     kuberay: Option<String>,
     /// A namespace that the operator looks at, where another operator has others; may be repeated

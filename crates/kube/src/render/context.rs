@@ -222,7 +222,7 @@ impl<'a> Context<'a> {
         }
         if self.queued() && self.autoscaled() {
             notes.push(
-                "Kueue lets a cluster scale only with its feature gate ElasticJobsViaWorkloadSlices on; without it the cluster is refused".into(),
+                "Kueue lets a cluster scale by its feature gate ElasticJobsViaWorkloadSlices, which is on since 0.18; before, or where it is off, the cluster is refused".into(),
             );
         }
     }

@@ -285,6 +285,14 @@ fn settings(facts: &Facts, operator: &Value, minor: Option<&str>, place: &str, s
             ),
         );
     }
+    let fine = concurrent(facts, operator, minor, place, say) && fine;
+    if fine {
+        say.ok("kuberay-settings", AREA, format!("`{place}` has time-outs and memory for long runs"));
+    }
+}
+
+/// Whether an operator works on enough objects at a time for the launch.
+fn concurrent(facts: &Facts, operator: &Value, minor: Option<&str>, place: &str, say: &mut Say) -> bool {
     let concurrency =
         argument(operator, "reconcile-concurrency").and_then(|value| value.parse::<u64>().ok()).unwrap_or(1);
     let pods = facts
@@ -292,7 +300,6 @@ fn settings(facts: &Facts, operator: &Value, minor: Option<&str>, place: &str, s
         .map(|job| need::pods(job).iter().map(|pods| pods.count.1).sum::<f64>())
         .fold(0.0, f64::max);
     if pods >= PODS_MANY && concurrency < CONCURRENCY_MIN {
-        fine = false;
         say.warning(
             "kuberay-concurrency",
             AREA,
@@ -303,8 +310,7 @@ fn settings(facts: &Facts, operator: &Value, minor: Option<&str>, place: &str, s
                 if minor == Some("1.6") { "1.6" } else { "1.7" }
             )),
         );
+        return false;
     }
-    if fine {
-        say.ok("kuberay-settings", AREA, format!("`{place}` has time-outs and memory for long runs"));
-    }
+    true
 }

@@ -6,6 +6,7 @@
 #   CONTEXT=prod bash install.sh        another one
 #   NAMESPACE=default bash install.sh   where the chart is installed already, if not in kuberay-system
 set -euo pipefail
+printf -v self '%q' "$0"
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
 
 version="@VERSION@"
@@ -42,7 +43,7 @@ while IFS= read -r line; do
     cat >&2 <<END
 error: $place/$name looks at ${watched:-all namespaces}, this one would look at ${watch:-all namespaces}: two operators undo each other's work
 hint: one of these, then \`eagleray doctor run.yaml\`:
-  - it is this chart in another namespace: NAMESPACE=$place bash install.sh
+  - it is this chart in another namespace: NAMESPACE=$place bash $self
   - keep that one alone, and give it these settings, in its own manifests where somebody applies them again:
       kubectl --context $context --namespace $place set env deployment/$name @SETTINGS@
       kubectl --context $context --namespace $place set resources deployment/$name --limits=cpu=1,memory=@MEMORY@ --requests=cpu=250m,memory=@MEMORY@
