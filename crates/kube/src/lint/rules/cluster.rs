@@ -132,9 +132,9 @@ fn k8s_token(ray: &Ray<'_>, say: &mut Say<'_, '_, '_>) {
 fn range(_: &Ray<'_>, group: &Group<'_>, say: &mut Say<'_, '_, '_>) {
     // A bound that nobody wrote promises nothing; an API server writes defaults where nobody did.
     let made = group.at.key("replicas").int().unwrap_or(0).max(group.min);
-    let written = [("minReplicas", 0), ("maxReplicas", i64::from(i32::MAX))]
-        .iter()
-        .any(|(key, default)| group.at.key(key).int().is_some_and(|bound| bound != made && bound != *default));
+    let written = [("minReplicas", 0), ("maxReplicas", i64::from(i32::MAX))].iter().any(|(key, default)| {
+        group.at.key(key).int().is_some_and(|bound| bound != made && bound != *default)
+    });
     if !group.is_head && written {
         let (min, max) = (group.min, group.max);
         say.at(
