@@ -17,14 +17,19 @@ use crate::output::Output;
 /// Names the Python to use where it does not lie beside the binary.
 const VARIABLE: &str = "EAGLERAY_PYTHON";
 
-/// A resolved run in a file without a name, which lives exactly as long as the process that reads it.
+/// A resolved run, or another text, in a file without a name, which lives exactly as long as the process that reads it.
 pub(crate) struct Handover(File);
 
 impl Handover {
     /// Writes the run to where the process after [`exec`] can read it.
     pub(crate) fn new(resolved: &Resolved) -> Result<Self> {
+        Self::text(&resolved.to_json())
+    }
+
+    /// The same for any text.
+    pub(crate) fn text(text: &str) -> Result<Self> {
         let mut file = tempfile::tempfile()?;
-        file.write_all(resolved.to_json().as_bytes())?;
+        file.write_all(text.as_bytes())?;
         file.rewind()?;
         fcntl_setfd(&file, FdFlags::empty()).map_err(std::io::Error::from)?;
         Ok(Self(file))

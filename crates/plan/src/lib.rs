@@ -39,12 +39,14 @@
 //! `activation` bytes of a token · [`memory`] all terms · [`accelerator`] GPUs and instances ·
 //! [`choose`] what `auto` stands for · [`huggingface`] the shape that a `config.json` describes ·
 //! [`Situation`] all that out of a run's spec · [`Instance`], [`Head`] what
-//! nodes offer · [`prices`] what they cost · [`outlook`] what a run will need, take and cost.
+//! nodes offer · [`prices`] what they cost · [`outlook`] what a run will need, take and cost ·
+//! [`corpus`] what reading all of a corpus takes, from a slice of it.
 
 pub mod accelerator;
 mod activation;
 mod band;
 mod choose;
+pub mod corpus;
 mod head;
 pub mod huggingface;
 mod instance;

@@ -15,6 +15,7 @@ mod store;
 mod stream;
 mod supervise;
 mod tokens;
+mod trial;
 
 use pyo3::prelude::*;
 
@@ -26,6 +27,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     plan::register(module)?;
     store::register(module)?;
     tokens::register(module)?;
+    trial::register(module)?;
     stream::register(module)?;
     checkpoint::register(module)?;
     supervise::register(module)?;

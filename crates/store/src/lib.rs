@@ -51,6 +51,7 @@ pub use handle::Handle;
 use location::Location;
 use pattern::Pattern;
 pub use pattern::glob_matches;
+pub use reader::CHUNK_BYTES as READ_CHUNK_BYTES;
 pub use runtime::runtime;
 pub use writer::{Writer, Written};
 

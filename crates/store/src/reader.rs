@@ -6,7 +6,8 @@ use bytes::Bytes;
 
 use crate::Store;
 
-const CHUNK_BYTES: u64 = 8 << 20;
+/// Bytes that [`Store::reader`] asks an object store for at once.
+pub const CHUNK_BYTES: u64 = 8 << 20;
 
 pub(crate) struct RangeReader {
     store: Store,

@@ -33,9 +33,10 @@ use crate::format::TokenType;
 use crate::reader::Piece;
 
 pub use finish::{check_map, finish};
-pub(crate) use inputs::split_location;
 pub use inputs::{glob_matches, pieces};
+pub(crate) use inputs::{listing, split_location};
 pub use map::{BadRecord, MapStats, run_map};
+pub(crate) use plan::MAP_BYTES;
 pub use plan::{Role, plan};
 pub use reduce::{ReduceStats, run_reduce};
 

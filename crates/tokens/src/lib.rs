@@ -24,7 +24,8 @@
 //! Map: [`reader`] raw objects → documents · [`tokenizer`] text → ids, one trait over two engines ·
 //! [`chat`] conversations → ids, by the tokenizer's template, with a loss mask ·
 //! [`build`] plan, map, reduce, finish: the parallel build · [`format`] what lies on the store, byte by
-//! byte · [`dataset`] open, locate, verify · [`corpus`] files → a corpus with documents held out · [`fixture`] small datasets for tests.
+//! byte · [`dataset`] open, locate, verify · [`corpus`] files → a corpus with documents held out ·
+//! [`trial`] a slice of a corpus, read before the whole is · [`fixture`] small datasets for tests.
 
 pub mod build;
 pub mod chat;
@@ -34,6 +35,7 @@ pub mod fixture;
 pub mod format;
 pub mod reader;
 pub mod tokenizer;
+pub mod trial;
 
 pub use dataset::Dataset;
 pub use format::manifest::{Manifest, Shard};

@@ -23,6 +23,7 @@ use eagleray_store::{ObjectInfo, Store};
 use serde::{Deserialize, Serialize};
 
 pub use jsonl::Jsonl;
+pub(crate) use source::CHUNK_BYTES;
 pub use source::{RangeReader, decompress};
 pub use text::Text;
 
@@ -75,6 +76,11 @@ pub trait DocumentReader {
     /// What ends the stream: the store's errors, and `Corrupt` where a compressed object is cut off or
     /// damaged.
     fn next(&mut self) -> Result<Option<Record<'_>>>;
+
+    /// The line of the last record, counted from 1 where this reader begins.
+    fn line(&self) -> u64 {
+        1
+    }
 }
 
 /// What is known of an object without reading it: when this is another, the object is another.

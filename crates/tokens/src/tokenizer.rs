@@ -7,6 +7,7 @@
 //! must not be able to end itself.
 
 mod canonical;
+mod pieces;
 pub mod probe;
 pub mod train;
 
@@ -16,6 +17,7 @@ use eagleray_base::{Digest, Error, Result};
 use eagleray_store::Store;
 use fastokens::AddedTokenPolicy;
 use parking_lot::Mutex;
+pub use pieces::Pieces;
 use serde_json::Value;
 
 /// The engines, as manifests name them.
@@ -149,6 +151,27 @@ impl Definition {
             ))
             .with_hint("name one of its tokens as `data.end_of_document`")
         })
+    }
+
+    /// The id that stands for what the vocabulary lacks, where there is such a token.
+    pub fn unknown_id(&self) -> Option<u32> {
+        let model = self.json.get("model")?;
+        let by_number = || model.get("unk_id")?.as_u64().and_then(|id| u32::try_from(id).ok());
+        model.get("unk_token").and_then(Value::as_str).and_then(|token| self.id_of(token)).or_else(by_number)
+    }
+
+    /// The ids that stand for single bytes, of a vocabulary that falls back on them.
+    pub fn fallback_ids(&self) -> Vec<u32> {
+        let falls = self.json.get("model").and_then(|model| model.get("byte_fallback"));
+        if falls.and_then(Value::as_bool) != Some(true) {
+            return Vec::new();
+        }
+        (0..=u8::MAX).filter_map(|byte| self.id_of(&format!("<0x{byte:02X}>"))).collect()
+    }
+
+    /// The tokens by their ids, to be shown.
+    pub fn pieces(&self) -> Pieces {
+        Pieces::new(&self.json)
     }
 
     /// The contents of the added tokens.
@@ -288,27 +311,43 @@ pub(crate) fn remember(hash: Digest, tokenizer: Arc<dyn Tokenizer>) {
     *CACHE.lock() = Some((hash, tokenizer));
 }
 
+/// As [`cached`], of a tokenizer that lies in memory.
+///
+/// # Errors
+/// As [`Definition::load_engine`]; `Corrupt` where it has another hash.
+pub(crate) fn cached_definition(
+    definition: &Definition,
+    hash: Digest,
+    engine: &str,
+) -> Result<Arc<dyn Tokenizer>> {
+    if let Some(tokenizer) = remembered(hash, engine) {
+        return Ok(tokenizer);
+    }
+    if definition.hash() != hash {
+        let (place, found) = (&definition.place, definition.hash());
+        return Err(Error::corrupt(format!("`{place}` has tokenizer hash {found}: expected {hash}")));
+    }
+    let tokenizer = definition.load_engine(engine)?;
+    remember(hash, Arc::clone(&tokenizer));
+    Ok(tokenizer)
+}
+
 /// Loads an engine once a process: a Ray worker runs many tasks with one tokenizer.
 ///
 /// # Errors
 /// As [`Definition::parse`] and [`Definition::load_engine`].
 pub fn cached(store: &Store, path: &str, hash: Digest, engine: &str) -> Result<Arc<dyn Tokenizer>> {
-    let mut cache = CACHE.lock();
-    if let Some((cached, tokenizer)) = cache.as_ref()
-        && *cached == hash
-        && tokenizer.engine() == engine
-    {
-        return Ok(Arc::clone(tokenizer));
+    if let Some(tokenizer) = remembered(hash, engine) {
+        return Ok(tokenizer);
     }
-    let place = store.url_of(path);
-    let definition = Definition::parse(store.get(path)?, &place)?;
-    if definition.hash() != hash {
-        let found = definition.hash();
-        return Err(Error::corrupt(format!("`{place}` has tokenizer hash {found}: expected {hash}")));
-    }
-    let tokenizer = definition.load_engine(engine)?;
-    *cache = Some((hash, Arc::clone(&tokenizer)));
-    Ok(tokenizer)
+    let definition = Definition::parse(store.get(path)?, &store.url_of(path))?;
+    cached_definition(&definition, hash, engine)
+}
+
+fn remembered(hash: Digest, engine: &str) -> Option<Arc<dyn Tokenizer>> {
+    let cache = CACHE.lock();
+    let (cached, tokenizer) = cache.as_ref()?;
+    (*cached == hash && tokenizer.engine() == engine).then(|| Arc::clone(tokenizer))
 }
 
 #[cfg(test)]

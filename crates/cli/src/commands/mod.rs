@@ -3,6 +3,7 @@
 mod check;
 mod checkpoint;
 mod corpus;
+mod data;
 mod doctor;
 mod exec;
 mod grow;
@@ -42,6 +43,9 @@ pub(crate) enum Command {
     Migrate(migrate::Migrate),
     /// Check a run spec: every error with its line and a hint
     Check(check::Check),
+    /// Look at a corpus before it is built
+    #[command(subcommand)]
+    Data(data::Data),
     /// Raw text out of files
     #[command(subcommand)]
     Corpus(corpus::Corpus),
@@ -99,6 +103,7 @@ impl Command {
             Self::Init(command) => command.run(output),
             Self::Migrate(command) => command.run(output),
             Self::Check(command) => command.run(output),
+            Self::Data(command) => command.run(output),
             Self::Corpus(command) => command.run(output),
             Self::Tokenizer(command) => command.run(output),
             Self::Tokens(command) => command.run(output),

@@ -1,6 +1,6 @@
 //! `eagleray plan`: what a run needs, takes and costs, before it runs.
 
-mod outlook;
+pub(super) mod outlook;
 
 use std::fmt::Write as _;
 use std::path::PathBuf;

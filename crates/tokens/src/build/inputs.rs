@@ -16,6 +16,9 @@ use crate::reader::{self, Compression, Format, Piece, Version};
 /// remembered.
 const SETTLED_US: u64 = 2_000_000;
 
+/// Names in a folder that a hint lists.
+const NAMES_SHOWN: usize = 5;
+
 /// An object found by a source's patterns.
 pub(super) struct Input {
     pub(super) root: String,
@@ -85,6 +88,15 @@ pub fn pieces(patterns: &[String]) -> Result<Vec<Piece>> {
     pieces.collect()
 }
 
+/// What the patterns name, in the order of URLs; a folder is all objects in it.
+///
+/// # Errors
+/// `NotFound` for a pattern without a match.
+pub(crate) fn listing(patterns: &[String]) -> Result<Vec<(String, Store, ObjectInfo)>> {
+    let found = match_all(&within_folders(patterns)?)?;
+    Ok(found.into_iter().map(|(url, (store, info))| (url, store, info)).collect())
+}
+
 fn within_folders(patterns: &[String]) -> Result<Vec<String>> {
     let opened = patterns.iter().map(|pattern| {
         let (root, rest) = split_pattern(pattern);
@@ -133,14 +145,48 @@ fn unfinished(corpus: &str) -> Error {
 /// The error for a pattern that names nothing.
 fn nothing(pattern: &str, store: &Store, rest: &str) -> Result<Error> {
     if has_wildcard(rest) {
-        return Ok(Error::not_found(format!("no object matches `{pattern}`"))
-            .with_hint("check the path; `*` stays within a folder, `**` goes into folders below"));
+        return Ok(Error::not_found(format!("no object matches `{pattern}`")).with_hint(format!(
+            "check the path; `*` stays within a folder, `**` goes into folders below{}",
+            nearest(store).map_or_else(String::new, |near| format!("; {near}"))
+        )));
     }
     if !store.list(rest)?.is_empty() {
         return Ok(Error::invalid(format!("`{pattern}` is a folder"))
             .with_hint(format!("name its objects: `{}/**/*.jsonl`", pattern.trim_end_matches('/'))));
     }
     Ok(Error::not_found(format!("`{pattern}` does not exist")).with_hint("check the path of the source"))
+}
+
+/// The deepest folder in front of a pattern that is there, and some of what it holds: where a path went wrong.
+fn nearest(store: &Store) -> Option<String> {
+    let mut root = store.url().trim_end_matches('/').to_owned();
+    loop {
+        let store = Store::open(&root).ok()?;
+        let there = store
+            .local_path("")
+            .map_or_else(|| store.first("").is_ok_and(|first| first.is_some()), |path| path.is_dir());
+        if there {
+            return Some(format!("`{root}` is there{}", held(&store)));
+        }
+        let (above, name) = split_location(&root);
+        if name.is_empty() || above == root {
+            return None;
+        }
+        root = above.to_owned();
+    }
+}
+
+/// The first names in a folder.
+fn held(store: &Store) -> String {
+    let folders = store.list_dirs("").unwrap_or_default().into_iter().map(|name| format!("`{name}/`"));
+    let objects =
+        store.list_matching("*").unwrap_or_default().into_iter().map(|info| format!("`{}`", info.path));
+    let names: Vec<String> = folders.chain(objects).take(NAMES_SHOWN + 1).collect();
+    match names.len() {
+        0 => " and holds nothing".to_owned(),
+        count if count > NAMES_SHOWN => format!(", with {} and more", names[..NAMES_SHOWN].join(", ")),
+        _ => format!(", with {}", names.join(", ")),
+    }
 }
 
 fn has_wildcard(text: &str) -> bool {

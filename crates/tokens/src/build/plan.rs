@@ -17,7 +17,7 @@ use crate::reader::{Compression, Format, Piece};
 use crate::tokenizer::{self, Definition};
 
 /// Text that one map task reads.
-const MAP_BYTES: u64 = 32 << 20;
+pub(crate) const MAP_BYTES: u64 = 32 << 20;
 /// Objects that one map task reads.
 const MAP_PIECES_MAX: usize = 4096;
 /// Text that goes into one shard.

@@ -108,4 +108,8 @@ impl DocumentReader for Jsonl {
         }
         Ok(None)
     }
+
+    fn line(&self) -> u64 {
+        self.lines.number()
+    }
 }

@@ -32,6 +32,8 @@ pub(super) struct Lines {
     end: u64,
     limit: u64,
     at_end: bool,
+    /// Lines handed out.
+    number: u64,
 }
 
 impl Lines {
@@ -47,6 +49,7 @@ impl Lines {
             end: u64::MAX,
             limit,
             at_end: false,
+            number: 0,
         }
     }
 
@@ -79,7 +82,18 @@ impl Lines {
         &self.buffer[range]
     }
 
+    /// Of the last line, counted from 1.
+    pub(super) const fn number(&self) -> u64 {
+        self.number
+    }
+
     pub(super) fn next(&mut self) -> Result<Option<Line>> {
+        let line = self.cut()?;
+        self.number += u64::from(line.is_some());
+        Ok(line)
+    }
+
+    fn cut(&mut self) -> Result<Option<Line>> {
         if self.offset >= self.end {
             return Ok(None);
         }

@@ -9,7 +9,7 @@ use eagleray_store::Store;
 use super::{Compression, Source};
 
 /// Bytes asked for at once.
-const CHUNK_BYTES: u64 = 4 << 20;
+pub(crate) const CHUNK_BYTES: u64 = 4 << 20;
 
 /// Reads an object from an offset to its end, a chunk at a time.
 pub struct RangeReader {
@@ -18,6 +18,7 @@ pub struct RangeReader {
     next: u64,
     end: u64,
     chunk: Bytes,
+    chunk_bytes: u64,
 }
 
 impl RangeReader {
@@ -29,14 +30,21 @@ impl RangeReader {
         let Some(info) = store.head(&path)? else {
             return Err(Error::not_found(format!("`{}` does not exist", store.url_of(&path))));
         };
-        Ok(Self { store, path, next: start, end: info.bytes, chunk: Bytes::new() })
+        Ok(Self { store, path, next: start, end: info.bytes, chunk: Bytes::new(), chunk_bytes: CHUNK_BYTES })
+    }
+
+    /// The same, asking for other chunks: who stops early should not pay for more.
+    #[must_use]
+    pub fn in_chunks_of(mut self, bytes: u64) -> Self {
+        self.chunk_bytes = bytes.max(1);
+        self
     }
 }
 
 impl Read for RangeReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.chunk.is_empty() && self.next < self.end {
-            let length = CHUNK_BYTES.min(self.end - self.next);
+            let length = self.chunk_bytes.min(self.end - self.next);
             self.chunk = self.store.get_range(&self.path, self.next, length).map_err(io::Error::other)?;
             self.next += length;
         }

@@ -104,7 +104,7 @@ impl Asked {
     }
 }
 
-fn laid(prices: Prices, file: &Path) -> Result<Prices> {
+pub(in crate::commands) fn laid(prices: Prices, file: &Path) -> Result<Prices> {
     let name = file.display().to_string();
     let text = std::fs::read_to_string(file).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => Error::from(error)
