@@ -38,7 +38,7 @@ pub(crate) struct Try {
     /// Patterns, objects or folders, here or on S3; or a run spec, whose sources are read
     #[arg(value_name = "PATTERN|FOLDER|RUN.YAML", required = true)]
     what: Vec<String>,
-    /// Override one value of the spec, such as data.text_default=body; may be repeated
+    /// Override one value of the spec, such as data.tokenizer=tokens.json; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
     /// A tokenizer.json, or a folder of Hugging Face with one [default: the spec's; without one, reading alone is measured]

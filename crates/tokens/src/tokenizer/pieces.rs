@@ -1,6 +1,7 @@
 //! Tokens one by one, as people can read them.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 
 use serde_json::Value;
 
@@ -42,19 +43,20 @@ impl Pieces {
     }
 
     fn decoded(&self, name: &str) -> String {
-        let bytes: Option<Vec<u8>> = match &self.bytes {
-            Some(bytes) => name.chars().map(|c| bytes.get(&c).copied()).collect(),
-            None => {
-                let byte = name.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
-                byte.and_then(|hex| u8::from_str_radix(hex, 16).ok()).map(|byte| vec![byte])
-            }
+        let bytes: Option<Vec<u8>> = if let Some(bytes) = &self.bytes {
+            name.chars().map(|c| bytes.get(&c).copied()).collect()
+        } else {
+            let byte = name.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
+            byte.and_then(|hex| u8::from_str_radix(hex, 16).ok()).map(|byte| vec![byte])
         };
         // SentencePiece writes spaces so.
         let bytes = bytes.unwrap_or_else(|| name.replace('\u{2581}', " ").into_bytes());
         let mut shown = String::new();
         for chunk in bytes.utf8_chunks() {
             shown.push_str(&crate::trial::escaped(chunk.valid()));
-            chunk.invalid().iter().for_each(|byte| shown.push_str(&format!("\\x{byte:02x}")));
+            for byte in chunk.invalid() {
+                let _ = write!(shown, "\\x{byte:02x}");
+            }
         }
         shown
     }

@@ -112,7 +112,7 @@ pub fn quantile(counts: &BTreeMap<u64, u64>, share: f64) -> Option<u64> {
 mod tests {
     use super::*;
 
-    fn of<'a>(url: &'a str, bytes: u64, cuttable: bool) -> Candidate<'a> {
+    fn of(url: &str, bytes: u64, cuttable: bool) -> Candidate<'_> {
         Candidate { url, bytes, cuttable, indivisible: false }
     }
 

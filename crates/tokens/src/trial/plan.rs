@@ -110,7 +110,7 @@ fn survey_of(asked: &Asked, survey: &mut Survey) -> Result<Vec<Found>> {
         match kinds.iter_mut().find(|kind| (kind.format, kind.compression) == (*format, *compression)) {
             Some(kind) => (kind.objects, kind.bytes) = (kind.objects + 1, kind.bytes + bytes),
             None => {
-                kinds.push(Kind { format: *format, compression: *compression, objects: 1, bytes: *bytes })
+                kinds.push(Kind { format: *format, compression: *compression, objects: 1, bytes: *bytes });
             }
         }
     }

@@ -92,7 +92,7 @@ impl<'a> Reading<'a> {
         self.outcome.object = store.url_of(&self.draw.piece.path);
         match self.records(&store) {
             Err(error) if error.kind() == Kind::Corrupt => {
-                self.outcome.damaged = Some(error.message().to_owned())
+                self.outcome.damaged = Some(error.message().to_owned());
             }
             other => other?,
         }
