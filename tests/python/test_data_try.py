@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +33,15 @@ def tried(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
 
 
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder with a short path: Ray's sockets lie in it, and pytest's own is too long for them."""
+    with tempfile.TemporaryDirectory(prefix="er-", ignore_cleanup_errors=True) as path:
+        yield Path(path)
+
+
 def test_planted_faults_of_a_corpus_on_s3_are_all_found_with_their_places(
-    s3: str, corpus: Corpus, tmp_path_factory: pytest.TempPathFactory
+    s3: str, corpus: Corpus, folder: Path
 ) -> None:
     url = f"{s3}/data-try"
     store = _core.Store(url)
@@ -49,7 +58,6 @@ def test_planted_faults_of_a_corpus_on_s3_are_all_found_with_their_places(
     store.put("web/c.txt", b"a file is a document\n" * 40)
     store.put("web/README", b"not text of the corpus")
     tokenizer = str(corpus.root / "tokenizer.json")
-    folder = Path(tmp_path_factory.mktemp("t"))
 
     done = tried(folder, url + "/web", "--tokenizer", tokenizer, "--sequence-length", "100", "--format", "json")
     assert done.returncode == 0, done.stderr
