@@ -228,7 +228,8 @@ def traced_on_a_gpu(model: dict[str, Any], parameters: torch.dtype, cp: int = 1)
             patch.setattr(context_parallel, "_last_rows", lambda *_: None)
             gather_keys(llama, Zigzag(parts=cp, index=cp - 1, group=None))  # type: ignore[arg-type]
         known.update(parameter.untyped_storage()._cdata for parameter in llama.parameters())
-        tokens, labels, positions = (torch.zeros((2, 128 // cp), dtype=torch.long) for _ in range(3))
+        tokens, labels = (torch.zeros((2, 128 // cp), dtype=torch.long) for _ in range(2))
+        positions = torch.zeros((2, 128), dtype=torch.long)
         precision = torch.autocast("cuda", torch.bfloat16, enabled=parameters == torch.float32)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), precision:
             sample_losses(llama(tokens, positions), labels).sum()

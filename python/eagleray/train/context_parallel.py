@@ -75,9 +75,8 @@ class Zigzag:
         return torch.cat([chunks[chunk] for chunk in self.chunks], dim=1)
 
     def part(self, tensors: Tensors) -> Tensors:
-        """This rank's part of a micro batch. What is told of its samples stays that of the whole."""
-        cut = {name: self.cut(getattr(tensors, name)) for name in ("tokens", "labels", "position_ids")}
-        return dataclasses.replace(tensors, **cut)
+        """This rank's part of a micro batch. Positions, and what is told of its samples, stay those of the whole."""
+        return dataclasses.replace(tensors, tokens=self.cut(tensors.tokens), labels=self.cut(tensors.labels))
 
     def whole(self, losses: Tensor) -> Tensor:
         """The losses of samples, of which each rank has those of its own tokens."""
@@ -120,15 +119,12 @@ class Zigzag:
         return torch.cat(mixed, dim=2)
 
     def mask(self, positions: Tensor, window: int | None) -> Tensor:
-        """What this rank's queries see of the sequence, [batch, 1, part, sequence], by the positions of their part.
+        """What this rank's queries see of the sequence, [batch, 1, part, sequence], by the positions of all of it.
 
         None after them, none beyond `window`, and none of another document: where positions restart, one begins.
         """
-        # Gradients do not go through positions; gathering is the same.
-        (whole,) = self.gather(positions[:, None, :, None])
-        whole = whole[:, 0, :, 0]
-        order = torch.arange(whole.shape[1], device=whole.device)
-        begins = functional.pad(whole[:, 1:] - whole[:, :-1] != 1, (1, 0))
+        order = torch.arange(positions.shape[1], device=positions.device)
+        begins = functional.pad(positions[:, 1:] - positions[:, :-1] != 1, (1, 0))
         document = begins.cumsum(dim=1)
         mine = self.cut(order[None])[0]
         sees = order <= mine[:, None]
@@ -146,7 +142,8 @@ def _last_rows(rows: int, columns: int, device: torch.device) -> Tensor:
 
 
 def gather_keys(model: Llama, zigzag: Zigzag) -> None:
-    """Has the attention of every layer look beyond this rank's part of a sequence."""
+    """Has the attention of every layer look beyond this rank's part of a sequence, whose positions come whole."""
+    model.rope.register_forward_pre_hook(lambda _, whole: (zigzag.cut(whole[0]),))
     for layer in model.layers.values():
         attention: Any = layer.attention
         attention.attend = zigzag.attend

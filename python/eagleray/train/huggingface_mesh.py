@@ -56,11 +56,13 @@ def _forward(model: Any, zigzag: Zigzag | None, inputs: Tensor, position_ids: Te
     base = model.model
     states: Tensor = inputs if base.embed_tokens is None else base.embed_tokens(inputs)
     kinds = {index: _attention_kind(base.config, int(index)) for index, _ in base.layers.named_children()}
-    masks = {kind: _mask(base.config, kind, states, position_ids, zigzag) for kind in sorted(set(kinds.values()))}
-    rotary = {kind: _rotary(base, kind, states, position_ids) for kind in masks}
+    masks = {kind: _mask(base.config, kind, states, position_ids, zigzag) for kind in set(kinds.values())}
+    # Masks speak of the whole sequence, positions of what this rank has of it.
+    positions = position_ids if zigzag is None else zigzag.cut(position_ids)
+    rotary = {kind: _rotary(base, kind, states, positions) for kind in masks}
     for index, layer in base.layers.named_children():
         kind = kinds[index]
-        states = layer(states, attention_mask=masks[kind], position_embeddings=rotary[kind], position_ids=position_ids)
+        states = layer(states, attention_mask=masks[kind], position_embeddings=rotary[kind], position_ids=positions)
     if model.lm_head is None:
         return states
     logits: Tensor = model.lm_head(base.norm(states))
