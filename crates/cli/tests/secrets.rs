@@ -131,6 +131,15 @@ fn says(folder: &Path, arguments: &[&str], faults: &mut String) -> String {
     said
 }
 
+/// The same of several commands, for people and as JSON, with all that there is to say.
+fn all_say(folder: &Path, commands: &[&[&str]], faults: &mut String) {
+    for format in ["text", "json"] {
+        for arguments in commands {
+            says(folder, &[arguments, &["--format", format, "--verbose"][..]].concat(), faults);
+        }
+    }
+}
+
 /// Every file below a folder that holds the mark.
 fn written(folder: &Path, faults: &mut String) -> usize {
     let mut count = 0;
@@ -156,16 +165,13 @@ fn a_good_spec_on_a_machine_full_of_secrets() {
     write(folder, "run.yaml", RUN);
     write(folder, "kube.conf", KUBECONFIG);
     let mut faults = String::new();
-    for format in ["text", "json"] {
-        for arguments in [
-            vec!["check", "run.yaml"],
-            vec!["check", "run.yaml", "--explain"],
-            vec!["plan", "run.yaml"],
-            vec!["render", "run.yaml", "-o", "out"],
-        ] {
-            says(folder, &[&arguments[..], &["--format", format, "--verbose"]].concat(), &mut faults);
-        }
-    }
+    let commands: [&[&str]; 4] = [
+        &["check", "run.yaml"],
+        &["check", "run.yaml", "--explain"],
+        &["plan", "run.yaml"],
+        &["render", "run.yaml", "-o", "out"],
+    ];
+    all_say(folder, &commands, &mut faults);
     assert!(written(&folder.join("out"), &mut faults) > 3);
     // A configuration that cannot be read is shown by its name.
     write(folder, "broken.conf", &KUBECONFIG.replace("username: u}", "username: u"));
@@ -193,16 +199,13 @@ fn a_spec_with_secrets_is_refused_without_them() {
     for (old, new) in cases {
         assert!(RUN.contains(old), "{old}");
         write(folder, "run.yaml", &RUN.replace(old, new));
-        for format in ["text", "json"] {
-            for arguments in [
-                vec!["check", "run.yaml"],
-                vec!["plan", "run.yaml"],
-                vec!["render", "run.yaml", "-o", "out"],
-                vec!["launch", "run.yaml", "--kubeconfig", "kube.conf"],
-            ] {
-                says(folder, &[&arguments[..], &["--format", format, "--verbose"]].concat(), &mut faults);
-            }
-        }
+        let commands: [&[&str]; 4] = [
+            &["check", "run.yaml"],
+            &["plan", "run.yaml"],
+            &["render", "run.yaml", "-o", "out"],
+            &["launch", "run.yaml", "--kubeconfig", "kube.conf"],
+        ];
+        all_say(folder, &commands, &mut faults);
     }
     write(folder, "run.yaml", RUN);
     for set in [

@@ -10,9 +10,11 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use eagleray_kube::manifest::{self, Node};
+use common::documents;
 use eagleray_launch::doctor::rights::{Part, RIGHTS, rules_text};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
+
+mod common;
 
 fn chart() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../charts/eagleray")
@@ -20,28 +22,6 @@ fn chart() -> PathBuf {
 
 fn read(path: &str) -> String {
     std::fs::read_to_string(chart().join(path)).unwrap()
-}
-
-/// YAML as JSON, plain scalars by their own type.
-fn plain(node: &Node) -> Value {
-    match &node.value {
-        manifest::Value::Scalar { text, plain: true } => match text.as_str() {
-            "" | "~" | "null" => Value::Null,
-            text => serde_json::from_str(text).unwrap_or_else(|_| text.into()),
-        },
-        manifest::Value::Scalar { text, .. } => text.clone().into(),
-        manifest::Value::List(items) => items.iter().map(plain).collect(),
-        manifest::Value::Mapping(entries) => {
-            entries.iter().map(|entry| (entry.key.clone(), plain(&entry.node))).collect::<Map<_, _>>().into()
-        }
-    }
-}
-
-fn documents(text: &str) -> Vec<Value> {
-    let read = manifest::read(text).into_iter();
-    read.map(|document| plain(&document.unwrap_or_else(|error| panic!("{error:?}\n{text}"))))
-        .filter(|document| !document.is_null())
-        .collect()
 }
 
 fn values() -> Value {

@@ -37,6 +37,9 @@ const STUDENT: [(usize, f64); 14] = [
     (60, 2.0),
 ];
 
+/// Columns of a label; the lines before these, of the slice, have as many.
+const LABEL_CHARS: usize = 26;
+
 /// What one place of the slice took and gave.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Place {
@@ -92,13 +95,7 @@ impl Extent {
     pub fn show(&self, explain: bool) -> String {
         let mut shown = String::new();
         for section in &self.sections {
-            let _ = writeln!(shown, "\n{}", section.title);
-            for figure in &section.figures {
-                let _ = writeln!(shown, "  {:<26}  {}", figure.label, figure.show());
-                if explain {
-                    let _ = writeln!(shown, "      = {}\n      from {}", figure.formula, figure.source);
-                }
-            }
+            shown += &section.show(LABEL_CHARS, explain);
         }
         for Unknown { what, why } in &self.unknown {
             let _ = writeln!(shown, "  {what}: not known: {why}");

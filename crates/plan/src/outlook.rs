@@ -12,6 +12,8 @@ mod run;
 #[cfg(test)]
 mod tests;
 
+use std::fmt::Write as _;
+
 use eagleray_base::Result;
 use eagleray_spec::Resolved;
 use serde::Serialize;
@@ -69,6 +71,20 @@ pub struct Section {
     pub title: &'static str,
     /// Its numbers.
     pub figures: Vec<Figure>,
+}
+
+impl Section {
+    /// For people: labels as wide as `width`, with how numbers came about beneath where `explain` asks for it.
+    pub fn show(&self, width: usize, explain: bool) -> String {
+        let mut shown = format!("\n{}\n", self.title);
+        for figure in &self.figures {
+            let _ = writeln!(shown, "  {:<width$}  {}", figure.label, figure.show());
+            if explain {
+                let _ = writeln!(shown, "      = {}\n      from {}", figure.formula, figure.source);
+            }
+        }
+        shown
+    }
 }
 
 /// What cannot be said, and why.

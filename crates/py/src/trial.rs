@@ -50,10 +50,11 @@ fn report(request: &str, outcomes: &[String], tokenizer: Option<&[u8]>) -> Resul
     let request: Request = parse(request, "the trial")?;
     let outcomes: Result<Vec<Vec<Outcome>>> =
         outcomes.iter().map(|json| parse(json, "the outcomes of a task")).collect();
-    let found = trial::findings(&request.trial, outcomes?.into_iter().flatten().collect(), tokenizer)?;
+    let mut outcomes: Vec<Outcome> = outcomes?.into_iter().flatten().collect();
+    let found = trial::findings(&request.trial, &mut outcomes, tokenizer)?;
     let prices = Prices::embedded()?;
     let prices = request.prices.as_deref().map_or(Ok(prices.clone()), |text| prices.overlaid(text))?;
-    let places: Vec<Place> = found.spread.iter().map(place).collect();
+    let places: Vec<Place> = outcomes.iter().map(place).collect();
     let extent = corpus::extent(&Corpus {
         bytes: found.corpus.bytes,
         uncut_bytes_max: found.corpus.uncut_bytes_max,
@@ -68,9 +69,14 @@ fn report(request: &str, outcomes: &[String], tokenizer: Option<&[u8]>) -> Resul
     Ok((json, format!("{}{}", trial::show(&found), extent.show(request.explain))))
 }
 
-fn place(found: &trial::Place) -> Place {
-    let trial::Place { raw_bytes, documents, tokens, cpu_seconds, wall_seconds } = *found;
-    Place { raw_bytes, documents, tokens, cpu_seconds, wall_seconds }
+fn place(outcome: &Outcome) -> Place {
+    Place {
+        raw_bytes: outcome.raw_bytes as f64,
+        documents: outcome.documents as f64,
+        tokens: outcome.tokens as f64,
+        cpu_seconds: outcome.read_cpu_seconds + outcome.tokenise_cpu_seconds,
+        wall_seconds: outcome.wall_seconds,
+    }
 }
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {

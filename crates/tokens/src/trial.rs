@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::reader::{Compression, Format, Piece};
 
 pub use choose::quantile;
-pub use findings::{Findings, Listed, Place, Rates, Sample, findings};
+pub use findings::{Findings, Listed, Rates, Sample, findings};
 pub use outcome::{Drawn, Fault, Outcome, Spot};
 pub use plan::plan;
 pub use read::run;

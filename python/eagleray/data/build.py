@@ -9,31 +9,24 @@ started again, a build goes on with the tasks that were not done and ends in the
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import json
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eagleray import _core, _failure
-from eagleray._failure import EXIT_DONE, EXIT_STOPPED
+from eagleray import _core
 
+from . import command
 from .build_tasks import restore, run_step
+from .command import TERMINAL_LINE_SECONDS, Progress, ProgressLine, count, duration
 
 # Tasks handed to Ray beyond those that run: a worker that ends finds the next one waiting.
 QUEUED_PER_WORKER = 1
-# Without a terminal, progress is a line of its own this often.
-PLAIN_LINE_SECONDS = 5.0
-TERMINAL_LINE_SECONDS = 0.2
 # A task that has taken this many workers with it would take every other one too.
 RETRIES = 8
-
-Progress = Callable[[str, bool], None]
 
 
 def build(
@@ -180,103 +173,22 @@ class Meter:
         return f"{count(self.documents)} documents · {count(self.tokens)} tokens{bad}"
 
 
-class ProgressLine:
-    """Lines on stderr: one that is drawn over on a terminal, one every few seconds elsewhere."""
-
-    def __init__(self) -> None:
-        self._terminal = sys.stderr.isatty()
-        self._shown_at = float("-inf")
-        self._open = False
-
-    def __call__(self, line: str, last: bool) -> None:
-        """Shows a line, where it is time for one; the last of a source is always shown."""
-        now = time.monotonic()
-        if last:
-            self.end()
-            sys.stderr.write(f"{line}\n")
-        elif self._terminal and now - self._shown_at >= TERMINAL_LINE_SECONDS:
-            sys.stderr.write(f"\r\x1b[2K{line}")
-            self._open, self._shown_at = True, now
-        elif not self._terminal and now - self._shown_at >= PLAIN_LINE_SECONDS:
-            sys.stderr.write(f"{line}\n")
-            self._shown_at = now
-        sys.stderr.flush()
-
-    def end(self) -> None:
-        """Clears a line that would be drawn over."""
-        if self._open:
-            sys.stderr.write("\r\x1b[2K")
-            self._open = False
-
-
-def count(value: float) -> str:
-    """A number for people: `950`, `12.3k`, `4.5M`."""
-    for limit, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= limit:
-            return f"{value / limit:.1f}{unit}"
-    return f"{value:.0f}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people: `8s`, `2m 05s`, `1h 03m`."""
-    whole = max(int(seconds), 0)
-    if whole >= 3600:
-        return f"{whole // 3600}h {whole % 3600 // 60:02}m"
-    return f"{whole // 60}m {whole % 60:02}s" if whole >= 60 else f"{whole}s"
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parses the command line, builds, prints the datasets, and returns the exit code."""
-    parser = argparse.ArgumentParser(prog="eagleray tokens build", description=__doc__)
+    parser = command.parser("eagleray tokens build", __doc__)
     parser.add_argument("--resolved", required=True, type=Path, help="the resolved spec, as JSON")
     parser.add_argument("--workers", type=int, help="tasks at once; default: one a CPU of the cluster; 0: no Ray")
-    parser.add_argument("--quiet", action="store_true", help="say nothing but results and errors")
-    parser.add_argument("--format", choices=("text", "json"), default="text")
-    parser.add_argument("--verbose", action="store_true", help="tracebacks")
     options = parser.parse_args(arguments)
-    # Ray prints about workers that die, until it has shut down; stdout is for the result alone.
-    with contextlib.redirect_stdout(sys.stderr):
-        code, result = _build_and_describe(options)
-    sys.stdout.write(result)
-    sys.stdout.flush()
-    return code
 
-
-def _build_and_describe(options: argparse.Namespace) -> tuple[int, str]:
-    """Builds; the exit code, and what goes to stdout."""
-    as_json = options.format == "json"
-    line = ProgressLine()
-    show: Progress = (lambda _line, _last: None) if options.quiet else line
-    try:
+    def act(progress: Progress) -> str:
         resolved = json.loads(options.resolved.read_text(encoding="utf-8"))
-        urls = build(resolved, workers=options.workers, progress=show)
-    except KeyboardInterrupt:
-        line.end()
-        sys.stderr.write("stopped; the same command goes on where this one was\n")
-        return EXIT_STOPPED, ""
-    except Exception as error:
-        line.end()
-        if options.verbose:
-            traceback.print_exception(error)
-        return _described(error, as_json=as_json, verbose=options.verbose)
-    finally:
-        if "ray" in sys.modules:
-            sys.modules["ray"].shutdown()
-    if as_json:
-        return EXIT_DONE, json.dumps({"datasets": urls}) + "\n"
-    width = max((len(name) for name in urls), default=0)
-    return EXIT_DONE, "".join(f"{name:<{width}}  {url}\n" for name, url in urls.items())
+        urls = build(resolved, workers=options.workers, progress=progress)
+        if options.format == "json":
+            return json.dumps({"datasets": urls}) + "\n"
+        width = max((len(name) for name in urls), default=0)
+        return "".join(f"{name:<{width}}  {url}\n" for name, url in urls.items())
 
-
-def _described(error: Exception, *, as_json: bool, verbose: bool) -> tuple[int, str]:
-    """The exit code of an error, and what goes to stdout."""
-    code = _failure.exit_code(error)
-    if as_json:
-        return code, json.dumps(_failure.described(error)) + "\n"
-    sys.stderr.write(f"error: {_failure.text_of(error)}\n")
-    if not _failure.is_ours(error) and not verbose:
-        sys.stderr.write("  hint: run again with `--verbose` for the traceback\n")
-    return code, ""
+    return command.run(options, act, stopped="the same command goes on where this one was")
 
 
 if __name__ == "__main__":

@@ -9,22 +9,19 @@ and not text.
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import functools
 import json
 import sys
 import time
-import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from eagleray import _core, _failure
-from eagleray._failure import EXIT_DONE, EXIT_STOPPED
+from eagleray import _core
 
-from .build import Progress, ProgressLine, count, duration
+from . import command
 from .build_tasks import restore
+from .command import Progress, ProgressLine, count, duration
 from .trial_tasks import run_held, run_here
 
 
@@ -82,39 +79,19 @@ def report(request: str, *, cpus: int | None = None, progress: Progress | None =
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parses the command line, reads, prints what was found, and returns the exit code."""
-    parser = argparse.ArgumentParser(prog="eagleray data try", description=__doc__)
+    parser = command.parser("eagleray data try", __doc__)
     parser.add_argument("--request", required=True, type=Path, help="what `eagleray data try` hands over, as JSON")
     parser.add_argument("--cpus", type=int, help="tasks at once; default: one a CPU of the cluster; 0: no Ray")
-    parser.add_argument("--quiet", action="store_true", help="say nothing but results and errors")
-    parser.add_argument("--format", choices=("text", "json"), default="text")
-    parser.add_argument("--verbose", action="store_true", help="tracebacks")
     options = parser.parse_args(arguments)
-    # Ray prints about workers that die, until it has shut down; stdout is for the result alone.
-    with contextlib.redirect_stdout(sys.stderr):
-        code, result = _report(options)
-    sys.stdout.write(result)
-    sys.stdout.flush()
-    return code
 
+    def act(progress: Progress) -> str:
+        try:
+            found, text = report(options.request.read_text(encoding="utf-8"), cpus=options.cpus, progress=progress)
+        except Exception as error:
+            raise _cause(error) from None
+        return f"{found}\n" if options.format == "json" else text
 
-def _report(options: argparse.Namespace) -> tuple[int, str]:
-    line = ProgressLine()
-    show: Progress = (lambda _line, _last: None) if options.quiet else line
-    as_json = options.format == "json"
-    try:
-        found, text = report(options.request.read_text(encoding="utf-8"), cpus=options.cpus, progress=show)
-        line.end()
-        return EXIT_DONE, f"{found}\n" if as_json else text
-    except KeyboardInterrupt:
-        line.end()
-        sys.stderr.write("stopped; nothing was written\n")
-        return EXIT_STOPPED, ""
-    except Exception as error:
-        line.end()
-        return _described(_cause(error), as_json=as_json, verbose=options.verbose)
-    finally:
-        if "ray" in sys.modules:
-            sys.modules["ray"].shutdown()
+    return command.run(options, act, stopped="nothing was written")
 
 
 def _cause(error: BaseException) -> BaseException:
@@ -122,18 +99,6 @@ def _cause(error: BaseException) -> BaseException:
     while (inner := getattr(error, "cause", None) or error.__cause__) is not None and inner is not error:
         error = inner
     return error
-
-
-def _described(error: BaseException, *, as_json: bool, verbose: bool) -> tuple[int, str]:
-    if verbose:
-        traceback.print_exception(error)
-    code = _failure.exit_code(error)
-    if as_json:
-        return code, json.dumps(_failure.described(error)) + "\n"
-    sys.stderr.write(f"error: {_failure.text_of(error)}\n")
-    if not _failure.is_ours(error) and not verbose:
-        sys.stderr.write("  hint: run again with `--verbose` for the traceback\n")
-    return code, ""
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 //! An API server that answers what a test says, on a port of this machine; and a folder's objects served by one.
 
 #![allow(dead_code, reason = "not every test uses all of it")]
+#![allow(clippy::panic, reason = "a test fails by panicking")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
@@ -79,10 +80,17 @@ fn plain(node: &Node) -> Value {
     }
 }
 
+/// The documents of a text as JSON, empty ones left out.
+pub(crate) fn documents(text: &str) -> Vec<Value> {
+    let read = manifest::read(text).into_iter();
+    read.map(|document| plain(&document.unwrap_or_else(|error| panic!("{error:?}\n{text}"))))
+        .filter(|document| !document.is_null())
+        .collect()
+}
+
 /// The objects of a text, as a cluster holds them: with what its API server and its controllers write.
 pub(crate) fn stored(text: &str) -> Vec<Value> {
-    let mut objects: Vec<Value> =
-        manifest::read(text).iter().map(|document| plain(document.as_ref().unwrap())).collect();
+    let mut objects = documents(text);
     // A configuration file is no object.
     objects.retain(|object| object["metadata"].is_object());
     for (number, object) in objects.iter_mut().enumerate() {

@@ -41,21 +41,6 @@ pub struct Sample {
     pub pieces: Vec<String>,
 }
 
-/// What one place gave, for the spread between places.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct Place {
-    /// Bytes on the store.
-    pub raw_bytes: f64,
-    /// Documents with text.
-    pub documents: f64,
-    /// Tokens.
-    pub tokens: f64,
-    /// CPU seconds.
-    pub cpu_seconds: f64,
-    /// Seconds that passed.
-    pub wall_seconds: f64,
-}
-
 /// How fast it went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Rates {
@@ -128,16 +113,13 @@ pub struct Findings {
     pub rates: Rates,
     /// Requests made.
     pub gets: u64,
-    /// What each place gave.
-    #[serde(skip)]
-    pub spread: Vec<Place>,
 }
 
-/// Puts the outcomes of a trial together, in whatever order they came.
+/// Puts the outcomes of a trial together, and in order: they may have come in any.
 ///
 /// # Errors
 /// As [`Definition::parse`], where `tokenizer` is none.
-pub fn findings(trial: &Trial, mut outcomes: Vec<Outcome>, tokenizer: Option<&[u8]>) -> Result<Findings> {
+pub fn findings(trial: &Trial, outcomes: &mut [Outcome], tokenizer: Option<&[u8]>) -> Result<Findings> {
     outcomes.sort_by(|a, b| {
         let first = |outcome: &Outcome| outcome.seen.first().map(|(_, spot)| spot.offset);
         a.object.cmp(&b.object).then(first(a).cmp(&first(b)))
@@ -154,7 +136,7 @@ pub fn findings(trial: &Trial, mut outcomes: Vec<Outcome>, tokenizer: Option<&[u
     for (length, count) in outcomes.iter().flat_map(|outcome| &outcome.lengths) {
         *lengths.entry(*length).or_default() += count;
     }
-    let (duplicates, duplicates_listed) = duplicates(&outcomes);
+    let (duplicates, duplicates_listed) = duplicates(outcomes);
     let mut objects: Vec<&str> = outcomes.iter().map(|outcome| outcome.object.as_str()).collect();
     objects.dedup();
     let share = |part: u64, of: u64| if of == 0 { 0.0 } else { part as f64 / of as f64 };
@@ -176,16 +158,15 @@ pub fn findings(trial: &Trial, mut outcomes: Vec<Outcome>, tokenizer: Option<&[u
         unknown_share: lacks.then(|| share(sum(|each| each.unknown_tokens), tokens)),
         fallback_share: falls.then(|| share(sum(|each| each.fallback_tokens), tokens)),
         bad: sum(|each| each.bad),
-        bad_listed: listed(&outcomes, |each| &each.bad_listed),
+        bad_listed: listed(outcomes, |each| &each.bad_listed),
         empty: sum(|each| each.empty),
-        empty_listed: listed(&outcomes, |each| &each.empty_listed),
+        empty_listed: listed(outcomes, |each| &each.empty_listed),
         duplicates,
         duplicates_listed,
         damaged: outcomes.iter().filter_map(|outcome| outcome.damaged.clone()).collect(),
-        samples: samples(&outcomes, trial.settings.samples as usize, definition.as_ref()),
-        rates: rates(&outcomes, raw_bytes as f64),
+        samples: samples(outcomes, trial.settings.samples as usize, definition.as_ref()),
+        rates: rates(outcomes, raw_bytes as f64),
         gets: sum(|each| each.gets),
-        spread: outcomes.iter().map(place).collect(),
         tokenizer: used,
     })
 }
@@ -257,15 +238,5 @@ fn rates(outcomes: &[Outcome], raw_bytes: f64) -> Rates {
         tokenise_bytes_per_cpu_second: per(tokenise),
         bytes_per_cpu_second: per(read + tokenise),
         bytes_per_wall_second: per(wall),
-    }
-}
-
-fn place(outcome: &Outcome) -> Place {
-    Place {
-        raw_bytes: outcome.raw_bytes as f64,
-        documents: outcome.documents as f64,
-        tokens: outcome.tokens as f64,
-        cpu_seconds: outcome.read_cpu_seconds + outcome.tokenise_cpu_seconds,
-        wall_seconds: outcome.wall_seconds,
     }
 }

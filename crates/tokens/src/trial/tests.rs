@@ -23,8 +23,8 @@ fn asked(patterns: &[&str]) -> Asked {
 
 fn found(asked: &Asked) -> Findings {
     let trial = plan(asked).unwrap();
-    let outcomes = trial.tasks.iter().flat_map(|task| run(task, None).unwrap()).collect();
-    findings(&trial, outcomes, None).unwrap()
+    let mut outcomes: Vec<Outcome> = trial.tasks.iter().flat_map(|task| run(task, None).unwrap()).collect();
+    findings(&trial, &mut outcomes, None).unwrap()
 }
 
 /// Lines that differ, and do not compress to nothing.

@@ -139,13 +139,7 @@ fn shown(found: &Outlook, explain: bool) -> String {
     let width = figures().map(|figure| figure.label.chars().count()).max().unwrap_or_default();
     let mut shown = format!("{}\n", found.name);
     for section in &found.sections {
-        let _ = writeln!(shown, "\n{}", section.title);
-        for figure in &section.figures {
-            let _ = writeln!(shown, "  {:<width$}  {}", figure.label, figure.show());
-            if explain {
-                let _ = writeln!(shown, "      = {}\n      from {}", figure.formula, figure.source);
-            }
-        }
+        shown += &section.show(width, explain);
     }
     if !found.unknown.is_empty() {
         shown.push_str("\nnot known\n");
