@@ -294,6 +294,8 @@ def test_fsdp_of_accelerate_is_refused_without_gpus_before_workers_and_set_up_wi
     with pytest.raises(_core.InvalidError, match="`distributed_type: FSDP` without GPUs"):
         require_config(script, gpus=False)
     require_config(script, gpus=True)
+    # An `Accelerator(cpu=True)` of another test leaves it in this process.
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(_core.InvalidError, match="`ACCELERATE_USE_FSDP` without GPUs"):
         script_accelerate.refuse_plugins([])
