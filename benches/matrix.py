@@ -6,6 +6,7 @@ in fp32. `value` is the largest difference of any loss to that of the undisturbe
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,8 @@ CLONE = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(CLONE / "tests" / "python"))
 
 SAVED, STEPS = 10, 20
+# Enough for two stages on each of two ranks; all have as many, since they take each other's saves.
+LAYERS = "4"
 
 
 def run() -> dict[str, Any]:
@@ -42,14 +45,15 @@ def _square(ranks: Any, corpus: Any, place: Path) -> dict[str, float]:
     from test_strategies import CASES
     from training import train_in
 
-    alone = make_run(corpus, place / "alone", workers=1, steps=STEPS, every="1000 steps")
+    cases = [(strategy, world, more | {"layers": LAYERS}) for strategy, world, more in CASES]
+    alone = make_run(corpus, place / "alone", workers=1, steps=STEPS, every="1000 steps", layers=LAYERS)
     spec = alone.resolved.parent / "run.yaml"
     subprocess.run(
         [str(Path(sys.executable).parent / "eagleray"), "tokens", "build", str(spec)], check=True, stdout=sys.stderr
     )
     wanted = train_in(ranks, 1, alone).history()
     saves: list[Path] = []
-    for number, (strategy, world, more) in enumerate(CASES):
+    for number, (strategy, world, more) in enumerate(cases):
         given = make_run(
             corpus,
             place / f"from-{number}",
@@ -63,8 +67,8 @@ def _square(ranks: Any, corpus: Any, place: Path) -> dict[str, float]:
         shutil.rmtree(given.store / "checkpoints" / f"step-{STEPS:09}")
         saves.append(given.store)
     worst: dict[str, float] = {}
-    for strategy, world, more in CASES:
-        name = "_".join([strategy, f"x{world}", *more.values()])
+    for strategy, world, more in cases:
+        name = _name(strategy, world, more)
         for number, store in enumerate(saves):
             copied = place / "at-work"
             shutil.copytree(store, copied / "store")
@@ -73,9 +77,15 @@ def _square(ranks: Any, corpus: Any, place: Path) -> dict[str, float]:
             )
             found = train_in(ranks, world, taken).history()
             if sorted(found) != list(range(SAVED + 1, STEPS + 1)):
-                raise SystemExit(f"error: {name} did not go on from the save of {CASES[number]}")
+                raise SystemExit(f"error: {name} did not go on from the save of {cases[number]}")
             drift = max(abs(event["loss"] / wanted[step]["loss"] - 1) for step, event in found.items())
             worst[name] = max(worst.get(name, 0.0), drift)
             shutil.rmtree(copied)
         print(f"{name}: {worst[name]:.1e}", file=sys.stderr, flush=True)
     return worst
+
+
+def _name(strategy: str, world: int, more: dict[str, str]) -> str:
+    """`pp_2_dp_shard_2_x4_pipeline_interleaved`: the case as part of a figure's name."""
+    said = [strategy, f"x{world}", *(f"{key} {value}" for key, value in more.items() if key != "layers")]
+    return re.sub(r"\W+", "_", " ".join(said)).strip("_")

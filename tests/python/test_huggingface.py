@@ -40,7 +40,7 @@ OF_ITS_OWN: dict[str, dict[str, Any]] = {
     "llama": {},
     "qwen3": {"head_dim": 16},
     # Windows shorter than a sample.
-    "mistral": {"sliding_window": 12},
+    "mistral": {"sliding_window": 12, "num_hidden_layers": 4},
     "gemma3_text": {"head_dim": 16, "sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]},
     "gpt2": {
         "n_embd": 32,
@@ -65,7 +65,12 @@ SPREAD: dict[str, list[tuple[str, int, dict[str, str]]]] = {
         ("{cp: 2}", 2, {"recompute": "full"}),
     ],
     "qwen3": [("{tp: 2}", 2, {}), ("{cp: 2, tp: 2}", 4, {}), ("{pp: 2, tp: 2}", 4, {"pipeline": "gpipe"})],
-    "mistral": [("{tp: 2}", 2, {}), ("{pp: 2}", 2, {}), ("{pp: 2, cp: 2}", 4, {})],
+    "mistral": [
+        ("{tp: 2}", 2, {}),
+        ("{pp: 2}", 2, {}),
+        ("{pp: 2, cp: 2}", 4, {}),
+        ("{pp: 2, dp_shard: 2}", 4, {"pipeline": "interleaved"}),
+    ],
     # Its head is its embedding.
     "gemma3_text": [("ddp", 2, {}), ("{dp_shard: 2, tp: 2}", 4, {}), ("{cp: 2}", 2, {})],
 }

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::resolved::{Model, Resolved};
 use crate::types::data::{Order, Packing};
-use crate::types::{Anomalies, Pipeline, Recompute};
+use crate::types::{Anomalies, Recompute};
 
 /// What a spec is asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,9 +203,6 @@ impl Resolved {
             if parts && matches!(&self.spec.model, Some(Model::Huggingface { lora: Some(_), .. })) {
                 refused.push(format!("`model.lora` with `{axis}` in `train.strategy`"));
             }
-        }
-        if self.spec.train.pipeline == Pipeline::Interleaved {
-            refused.push("`train.pipeline: interleaved` with `model.huggingface`".into());
         }
         if self.spec.train.function.is_some() {
             refused.push("`model.huggingface` with `train.function`, which makes its own model,".into());

@@ -6,7 +6,7 @@ are short of samples are filled up with samples whose labels count for nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,8 +20,7 @@ from eagleray import _core
 
 from .context import IGNORED, Tensors
 from .layout import Axes
-from .model import Llama, sample_losses
-from .model_config import ModelConfig
+from .model import sample_losses
 from .parts import local
 from .strategy import Done, Flow, Spread
 
@@ -32,15 +31,12 @@ STAGES_PER_RANK = {"1f1b": 1, "gpipe": 1, "interleaved": 2}
 class Stages(nn.Module):
     """The stages of a rank as one module, whose parameters are called what the whole model calls them."""
 
-    def __init__(self, config: ModelConfig, parts: Sequence[Llama]) -> None:
+    def __init__(self, parts: Sequence[nn.Module]) -> None:
         super().__init__()
-        self.config = config
+        self.config: Any = parts[0].config
         # In a tuple, which registers nothing: what is in them is registered below, under its own name.
         self.parts = tuple(parts)
-        self.embedding = _only(part.embedding for part in parts)
-        self.layers = nn.ModuleDict({name: layer for part in parts for name, layer in part.layers.items()})
-        self.norm = _only(part.norm for part in parts)
-        self.head = _only(part.head for part in parts)
+        _join(self, parts)
         # Hooks of the parts, which are no modules of this one, would not run.
         self.register_state_dict_pre_hook(lambda module, *_: module.reshard())
         self.register_load_state_dict_pre_hook(lambda module, *_: module.reshard())
@@ -52,35 +48,46 @@ class Stages(nn.Module):
                 part.reshard()
 
 
-def joined(config: ModelConfig, parts: Sequence[Llama]) -> nn.Module:
+def joined(parts: Sequence[nn.Module]) -> nn.Module:
     """All parts of a rank as one module."""
-    return parts[0] if len(parts) == 1 else Stages(config, parts)
+    return parts[0] if len(parts) == 1 else Stages(parts)
 
 
-def _only(given: Iterator[nn.Module | None]) -> nn.Module | None:
-    return next((module for module in given if module is not None), None)
+def _join(into: nn.Module, parts: Sequence[nn.Module]) -> None:
+    """Registers in `into` what `parts` have, under the same names."""
+    for name in dict.fromkeys(name for part in parts for name in part._modules):
+        found = [module for part in parts if (module := part._modules.get(name)) is not None]
+        if len(found) > 1:
+            into.register_module(name, both := nn.Module())
+            _join(both, found)
+        else:
+            into.register_module(name, found[0] if found else None)
+    if any(part._parameters for part in parts):
+        raise _core.InternalError("a parameter that belongs to no layer of a pipeline")
 
 
-def stages_of(axes: Axes, rank: int, schedule: str) -> list[int]:
-    """The stages of `rank`, of `axes.pp` for each rank along `pp`."""
-    return [turn * axes.pp + axes.stage(rank) for turn in range(STAGES_PER_RANK[schedule])]
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What a stage has of a model: some layers, in the first the embedding too, in the last norm and head."""
+
+    layers: range
+    first: bool
+    last: bool
 
 
-def parts_of(config: ModelConfig, axes: Axes, rank: int, schedule: str) -> list[Llama]:
-    """A model for each stage of `rank`, with the layers of that stage alone."""
+def stages_of(num_layers: int, axes: Axes, rank: int, schedule: str) -> list[Stage]:
+    """The stages of `rank`: its own along `pp`, and where they are interleaved that number plus `pp`."""
     num_stages = axes.pp * STAGES_PER_RANK[schedule]
-    if config.num_layers < num_stages:
+    if num_layers < num_stages:
         raise _core.InvalidError(
             f"`train.pipeline: {schedule}` makes {num_stages} stages of `pp` {axes.pp}, above the model's "
-            f"{config.num_layers} layers; lower `pp` or write `pipeline: 1f1b`"
+            f"{num_layers} layers; lower `pp` or write `pipeline: 1f1b`"
         )
-    parts = []
-    for stage in stages_of(axes, rank, schedule):
-        part = Llama(config)
-        layers = axes.layers(stage, config.num_layers, num_stages)
-        part.keep(layers, first=stage == 0, last=stage == num_stages - 1)
-        parts.append(part)
-    return parts
+    stages = range(axes.stage(rank), num_stages, axes.pp)
+    return [
+        Stage(axes.layers(stage, num_layers, num_stages), first=stage == 0, last=stage == num_stages - 1)
+        for stage in stages
+    ]
 
 
 @dataclass(kw_only=True)

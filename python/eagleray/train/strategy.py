@@ -16,7 +16,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -42,6 +42,9 @@ from .parts import local
 from .recompute import recompute
 from .state import Held, ModelAndOptimizer
 from .tensor_parallel import split_tensors
+
+if TYPE_CHECKING:
+    from .pipeline import Stage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,7 +259,7 @@ def spread(
         return Spread(axes=axes, model=replicated(model), mesh=mesh, device=device, autocast=bf16)
     mesh = mesh_of(axes, device)
     zigzag = _zigzag(axes, device, flow)
-    models = _models(config, axes, flow)
+    models = _models(config, _stages(config, axes, flow))
     sharded = axes.readers * axes.cp > 1 or layout.kind == "fsdp2"
     for model in models:
         if zigzag is not None:
@@ -277,7 +280,7 @@ def spread(
         return Spread(**given, model=models[0])
     from .pipeline import Pipelined, joined
 
-    return Pipelined(**given, model=joined(config, models), flow=flow, bf16=bf16)
+    return Pipelined(**given, model=joined(models), flow=flow, bf16=bf16)
 
 
 def _zigzag(axes: Axes, device: torch.device, flow: Flow | None) -> Zigzag | None:
@@ -289,16 +292,24 @@ def _zigzag(axes: Axes, device: torch.device, flow: Flow | None) -> Zigzag | Non
     return Zigzag.of(axes, device)
 
 
-def _models(config: ModelConfig, axes: Axes, flow: Flow | None) -> list[Llama]:
-    """The model without memory, or a part of it for each pipeline stage of this rank."""
-    with torch.device("meta"):
-        if axes.pp == 1:
-            return [Llama(config)]
-        if flow is None:
-            raise _core.InternalError("a pipeline needs the shape of its micro batches")
-        from .pipeline import parts_of
+def _stages(config: AnyModel, axes: Axes, flow: Flow | None) -> list[Stage] | None:
+    """This rank's pipeline stages; None where it has the whole model."""
+    if axes.pp == 1:
+        return None
+    if flow is None:
+        raise _core.InternalError("a pipeline needs the shape of its micro batches")
+    from .pipeline import stages_of
 
-        return parts_of(config, axes, dist.get_rank(), flow.schedule)
+    return stages_of(config.num_layers, axes, dist.get_rank(), flow.schedule)
+
+
+def _models(config: ModelConfig, stages: list[Stage] | None) -> list[Llama]:
+    """The model without memory, or a part of it for each of `stages`."""
+    with torch.device("meta"):
+        models = [Llama(config) for _ in stages or [None]]
+    for model, stage in zip(models, stages or (), strict=stages is not None):
+        model.keep(stage.layers, first=stage.first, last=stage.last)
+    return models
 
 
 def _spread_huggingface(
@@ -317,37 +328,37 @@ def _spread_huggingface(
     from . import huggingface, huggingface_mesh
 
     mesh = mesh_of(axes, device)
-    model = huggingface.on_meta(config)
-    everywhere = huggingface.names_of(model)
-    stage = axes.stage(dist.get_rank())
-    if axes.pp > 1:
-        own = axes.layers(stage, config.num_layers, axes.pp)
-        huggingface_mesh.keep(model, own, first=stage == 0, last=stage == axes.pp - 1)
-    if axes.tp > 1:
-        huggingface_mesh.split_tensors(model, mesh["tp"])
+    stages = _stages(config, axes, flow)
     zigzag = _zigzag(axes, device, flow)
     in_parts = axes.pp > 1 or axes.tp > 1 or zigzag is not None
-    if in_parts:
-        huggingface_mesh.compute_in_parts(model, zigzag)
-    layers = huggingface.layers(model)
-    if compiled:
-        # Layers of some families leave the graph for a line or two.
-        compile_layers(layers, device, whole=False)
-    recompute(layers, recomputed)
     whole = layout.kind == "ddp"
     sharded = not whole and (axes.readers * axes.cp > 1 or not in_parts)
-    if sharded:
-        shard(model, layers.values(), mesh, axes, bf16=bf16, cast_inputs=False, offloaded=offloaded)
-    huggingface.start(model, config, seed, device, home=home_of(device, offloaded=offloaded), elsewhere=everywhere)
+    models = [huggingface.on_meta(config) for _ in stages or [None]]
+    everywhere = huggingface.names_of(models[0])
+    for model, stage in zip(models, stages or (), strict=stages is not None):
+        huggingface_mesh.keep(model, stage.layers, first=stage.first, last=stage.last)
+    for model in models:
+        if axes.tp > 1:
+            huggingface_mesh.split_tensors(model, mesh["tp"])
+        if in_parts:
+            huggingface_mesh.compute_in_parts(model, zigzag)
+        layers = huggingface.layers(model)
+        if compiled:
+            # Layers of some families leave the graph for a line or two.
+            compile_layers(layers, device, whole=False)
+        recompute(layers, recomputed)
+        if sharded:
+            shard(model, layers.values(), mesh, axes, bf16=bf16, cast_inputs=False, offloaded=offloaded)
+        huggingface.start(model, config, seed, device, home=home_of(device, offloaded=offloaded), elsewhere=everywhere)
     parts: dict[str, Any] = {"axes": axes, "mesh": mesh, "device": device, "autocast": bf16 and not sharded}
-    parts |= {"model": replicated(model) if whole else model, "zigzag": zigzag}
-    if axes.pp == 1:
-        return Spread(**parts) if in_parts else Spread(**parts, logits=huggingface.logits)
-    if flow is None:
-        raise _core.InternalError("a pipeline needs the shape of its micro batches")
-    from .pipeline import Pipelined
+    parts["zigzag"] = zigzag
+    if flow is not None and axes.pp > 1:
+        from .pipeline import Pipelined, joined
 
-    return Pipelined(**parts, flow=flow, bf16=bf16)
+        return Pipelined(**parts, model=joined(models), flow=flow, bf16=bf16)
+    (model,) = models
+    parts["model"] = replicated(model) if whole else model
+    return Spread(**parts) if in_parts else Spread(**parts, logits=huggingface.logits)
 
 
 def replicated(model: nn.Module) -> nn.Module:
