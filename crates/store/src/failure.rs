@@ -64,12 +64,13 @@ fn from_object_store(error: object_store::Error, answered: bool) -> Error {
         Cause::AlreadyExists { .. } | Cause::Precondition { .. } => {
             (Kind::Conflict, "exists already".to_owned(), None)
         }
-        Cause::PermissionDenied { .. } | Cause::Unauthenticated { .. } => denied(),
+        Cause::PermissionDenied { .. } | Cause::Unauthenticated { .. } => denied(&text),
         _ if text.contains("NoSuchBucket") => no_bucket(),
         // The instance's metadata service is asked only where nothing else gives credentials.
         _ if text.contains("169.254.") || text.contains(credentials::REFUSED) => no_credentials(answered),
         _ if is_elsewhere(&text) => wrong_region(),
-        _ if is_denied(&text) => denied(),
+        _ if is_denied(&text) => denied(&text),
+        _ if text.contains("SlowDown") => slow_down(),
         _ => (
             Kind::Unavailable,
             "the store did not answer".to_owned(),
@@ -105,9 +106,31 @@ fn wrong_region() -> Meaning {
     (Kind::Invalid, "the bucket is in another region".to_owned(), Some(hint))
 }
 
-fn denied() -> Meaning {
-    let hint = "check the credentials, and that their policy allows s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket here";
-    (Kind::Invalid, "access was denied".to_owned(), Some(hint))
+fn denied(text: &str) -> Meaning {
+    let (message, hint) = if text.contains("kms:") || text.contains("KMS.") {
+        (
+            "access to the bucket's KMS key was denied",
+            "allow kms:GenerateDataKey and kms:Decrypt on that key, in the role's policy and in the key's own",
+        )
+    } else if text.contains("ExpiredToken") {
+        (
+            "the S3 credentials have expired",
+            "sign in again, or take `AWS_SESSION_TOKEN` and its keys out of the environment of a pod that has an identity",
+        )
+    } else if text.contains("RequestTimeTooSkewed") {
+        ("the clock of this machine is wrong by minutes", "set the clock: S3 refuses requests of another time")
+    } else {
+        (
+            "access was denied",
+            "check the credentials, and that their policy allows s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket here",
+        )
+    };
+    (Kind::Invalid, message.to_owned(), Some(hint))
+}
+
+fn slow_down() -> Meaning {
+    let hint = "S3 divides a prefix as its load grows, within minutes: wait, or give runs and data prefixes of their own";
+    (Kind::Unavailable, "the store asks for fewer requests a second".to_owned(), Some(hint))
 }
 
 /// A redirect that says no address, or a signature that was made for another region.
@@ -125,6 +148,7 @@ fn is_denied(text: &str) -> bool {
         "AccessDenied",
         "ExpiredToken",
         "InvalidToken",
+        "RequestTimeTooSkewed",
         "403 Forbidden",
         "401 Unauthorized",
     ];
@@ -166,6 +190,15 @@ mod tests {
         );
         assert_eq!(region.kind(), Kind::Invalid);
         assert!(region.hint().is_some_and(|hint| hint.contains("AWS_REGION")));
+        for (text, told) in [
+            ("<Code>AccessDenied</Code> is not authorized to perform: kms:GenerateDataKey on resource", "KMS key"),
+            ("<Code>ExpiredToken</Code>", "expired"),
+            ("status: 403 Forbidden <Code>RequestTimeTooSkewed</Code>", "clock"),
+            ("status: 503 <Code>SlowDown</Code><Message>Please reduce your request rate.</Message>", "fewer requests"),
+        ] {
+            let error = generic(text, true);
+            assert!(error.message().contains(told) && error.hint().is_some(), "{error}");
+        }
         assert!([missing, wrong].iter().all(|error| error.hint().is_some()));
     }
 

@@ -183,3 +183,22 @@ fn policy(url: &str, writes: bool) -> String {
     ]});
     format!("aws iam put-role-policy --role-name ROLE --policy-name {name} --policy-document '{document}'")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_policies_of_the_guide_are_those_of_the_remedies() {
+        let guide = include_str!("../../../../docs/s3.md");
+        for (url, writes) in [("s3://acme-llm/runs", true), ("s3://acme-corpus/web/**/*.jsonl", false)] {
+            let command = policy(url, writes);
+            let document = command.split('\'').nth(1).unwrap();
+            let wanted: serde_json::Value = serde_json::from_str(document).unwrap();
+            let shown = guide.lines().filter(|line| line.starts_with("{\"Statement")).any(|line| {
+                serde_json::from_str::<serde_json::Value>(line).unwrap() == wanted
+            });
+            assert!(shown, "docs/s3.md has no policy {document}");
+        }
+    }
+}

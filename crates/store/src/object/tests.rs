@@ -122,7 +122,7 @@ fn a_bucket_in_another_region_is_the_users_to_mend() {
 fn a_head_that_is_refused_without_a_word_is_explained_by_a_listing() {
     let causes = [
         ("AuthorizationHeaderMalformed: the region 'us-east-1' is wrong", "another region"),
-        ("ExpiredToken", "access was denied"),
+        ("ExpiredToken", "credentials have expired"),
     ];
     for (cause, message) in causes {
         let server = serve(move |request| match request {
