@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 from place import CACHE, CLONE, Failed, clone_key, locked, run, say
@@ -84,6 +85,17 @@ def environment() -> dict[str, str]:
     for name in ("PYTHONPATH", "PYTHONHOME", "EAGLERAY_PYTHON"):
         inside.pop(name, None)
     return inside
+
+
+def apart(group: str, command: Sequence[str | Path]) -> int:
+    """Runs a Python program with a group of pyproject's that does not go with the clone's environment; its status.
+
+    Of 2 uv itself has failed, before the program began.
+    """
+    groups = tomllib.loads((CLONE / "pyproject.toml").read_text())["dependency-groups"]
+    wanted = [word for package in groups[group] for word in ("--with", package)]
+    python = [str(uv()), "run", "--quiet", "--no-project", f"--python={PYTHON}", *wanted, "python"]
+    return subprocess.run([*python, *map(str, command)], env=uv_environment(), check=False).returncode
 
 
 def clean() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 
 from client import wait_for
 from cluster import Cluster, documents
-from plane import ControlPlane
+from kubeflow import compiled, run_step
+from plane import STATE, ControlPlane
 from runs import Launch, prepare
 from training import Corpus, Run
 
@@ -49,6 +51,18 @@ def test_one_command_builds_trains_and_leaves_nothing_that_is_paid_for(undisturb
     cluster.wait_until_empty()
     again = undisturbed.command("launch")
     assert again.returncode == 1 and "`eagleray resume` goes on as launch 2" in again.stderr
+
+
+def test_a_step_of_a_pipeline_that_is_tried_again_finds_its_run_complete(undisturbed: Launch, tmp_path: Path) -> None:
+    cluster, job = undisturbed.cluster, undisturbed.job
+    spec = cluster.client.get(cluster.path("v1", "configmaps", job))["data"]["run.yaml"]
+    pipeline = compiled(tmp_path)
+    done, output = run_step(pipeline, tmp_path, STATE / "admin.conf", spec=spec, timeout="1m")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(output.read_text(encoding="utf-8"))["launch"] == job
+    done, _ = run_step(pipeline, tmp_path, STATE / "admin.conf", spec=f"{spec}# other\n", timeout="1m")
+    assert done.returncode == 1 and "has another spec" in done.stderr
+    assert not cluster.ray_pods("worker")
 
 
 @pytest.mark.long

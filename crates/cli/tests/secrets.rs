@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fmt::Write as _;
+use std::net::TcpListener;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use common::eagleray;
 
@@ -248,4 +250,88 @@ fn manifests_and_jobs_of_others_keep_their_secrets() {
     assert!(report.contains("WANDB_API_KEY") && report.contains("create secret generic"), "{report}");
     says(folder, &["render", "out/small/run.yaml", "-o", "manifests"], &mut faults);
     assert!(faults.is_empty(), "{faults}");
+}
+
+/// Longer than any of the commands below takes, on a busy machine too.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Runs commands at the same time; each fails with exit code 2, names what is to be done next, and keeps its secrets.
+fn all_give_up(
+    folder: &Path,
+    commands: &[Vec<&str>],
+    variables: &[(&str, &str)],
+    signs: &[&str],
+) -> Vec<String> {
+    let run = |arguments: &Vec<&str>| {
+        let began = Instant::now();
+        let mut command = eagleray(folder, arguments);
+        let output =
+            command.envs(ENVIRONMENT).envs(variables.iter().copied()).env("HOME", folder).output().unwrap();
+        let said =
+            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
+        assert!(began.elapsed() < PATIENCE, "{arguments:?} took {:?}", began.elapsed());
+        assert!(!said.contains(MARK), "{arguments:?}: {said}");
+        assert!(said.contains("hint"), "{arguments:?}: {said}");
+        assert!(signs.iter().any(|sign| said.contains(sign)), "{arguments:?}: {said}");
+        said
+    };
+    std::thread::scope(|scope| {
+        let running: Vec<_> = commands.iter().map(|arguments| scope.spawn(move || run(arguments))).collect();
+        running.into_iter().map(|one| one.join().unwrap()).collect()
+    })
+}
+
+/// All commands on launches, for people and for programs.
+fn on_launches<'a>(config: &'a str, timeout: &'a str) -> Vec<Vec<&'a str>> {
+    let words =
+        [&["launch", "--wait"][..], &["launch"], &["diff"], &["watch"], &["logs"], &["stop"], &["resume"]];
+    let formats = ["text", "json"];
+    let all = words.iter().flat_map(|word| formats.map(|format| (word, format)));
+    all.map(|(word, format)| {
+        let own =
+            [word[0], "run.yaml", "--kubeconfig", config, "--request-timeout", timeout, "--format", format];
+        [&own, &word[1..]].concat()
+    })
+    .collect()
+}
+
+#[test]
+fn an_api_server_that_is_dead_or_silent_is_given_up_in_time_and_hears_no_secret_repeated() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    write(folder, "run.yaml", RUN);
+    write(folder, "dead.conf", KUBECONFIG);
+    // Accepts connections, since its backlog does, and never answers.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", silent.local_addr().unwrap());
+    write(folder, "silent.conf", &KUBECONFIG.replace("http://127.0.0.1:9", &address));
+    all_give_up(folder, &on_launches("dead.conf", "30s"), &[], &["`http://127.0.0.1:9/` does not answer"]);
+    let commands = on_launches("silent.conf", "1s");
+    let said = all_give_up(folder, &commands, &[], &["has not answered within"]);
+    assert!(said.iter().all(|said| said.contains("--request-timeout")), "{said:?}");
+    let mut faults = String::new();
+    std::fs::remove_file(folder.join("dead.conf")).unwrap();
+    std::fs::remove_file(folder.join("silent.conf")).unwrap();
+    assert_eq!(written(folder, &mut faults), 1, "nothing is written beside the spec");
+    assert!(faults.is_empty(), "{faults}");
+}
+
+#[test]
+fn a_store_that_is_dead_or_silent_is_given_up_in_time_and_hears_no_secret_repeated() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", silent.local_addr().unwrap());
+    let store = "s3://acme/runs/small";
+    let commands: Vec<Vec<&str>> = [["stop", store], ["report", store], ["runs", store]]
+        .iter()
+        .flat_map(|words| ["text", "json"].map(|format| [&words[..], &["--format", format]].concat()))
+        .collect();
+    for endpoint in ["http://127.0.0.1:9", &address] {
+        let variables = [("AWS_ENDPOINT_URL", endpoint), ("EAGLERAY_STORE_TIMEOUT", "2s")];
+        all_give_up(folder, &commands, &variables, &["did not answer"]);
+    }
+    let mut faults = String::new();
+    assert_eq!(written(folder, &mut faults), 0);
 }

@@ -66,6 +66,9 @@ pub const RUN_LABEL: &str = "eagleray/run";
 /// The label of everything that belongs to a launch: its name, `<run>-<number>`.
 pub const LAUNCH_LABEL: &str = "eagleray/launch";
 
+/// The spec, in the `ConfigMap` that is named after its launch.
+pub const SPEC_FILE: &str = "run.yaml";
+
 /// What the name of the launch that builds has after its number.
 pub const BUILD_SUFFIX: &str = "-build";
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use eagleray_base::units::format_seconds;
 use eagleray_base::{Error, Kind, Result};
 use eagleray_store::runtime;
 use k8s_openapi::api::core::v1::Pod;
@@ -24,6 +25,10 @@ pub const FIELD_MANAGER: &str = "eagleray";
 const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// So long an API server may take over one answer. Who has not answered by then is not asked again: that would only
+/// take as long.
+pub const ANSWER_MAX: Duration = Duration::from_secs(30);
+
 /// So many objects come with one answer: 1,000 pods are ten megabytes otherwise, all at once.
 const PAGE: u32 = 250;
 
@@ -34,6 +39,8 @@ pub struct Connection {
     pub kubeconfig: Option<PathBuf>,
     /// A context of that file; else its current one.
     pub context: Option<String>,
+    /// How long the API server may take over one answer; else [`ANSWER_MAX`].
+    pub answer_max: Option<Duration>,
 }
 
 /// How objects are applied.
@@ -51,6 +58,7 @@ pub struct Cluster {
     client: Client,
     server: String,
     namespace: String,
+    answer_max: Duration,
 }
 
 impl fmt::Debug for Cluster {
@@ -70,7 +78,7 @@ impl Cluster {
             let (server, namespace) = (config.cluster_url.to_string(), config.default_namespace.clone());
             let client = Client::try_from(config)
                 .map_err(|error| Error::invalid(format!("`{server}`: {error}")).with_hint(HINT_CONFIG))?;
-            Ok(Self { client, server, namespace })
+            Ok(Self { client, server, namespace, answer_max: connection.answer_max.unwrap_or(ANSWER_MAX) })
         })
     }
 
@@ -373,30 +381,40 @@ impl Cluster {
     {
         runtime().block_on(async {
             let mut pause = PAUSE;
-            for _ in 1..TRIES {
-                match request().await {
-                    Err(error) if is_passing(&error) => tokio::time::sleep(pause).await,
+            for tries in 1.. {
+                let answer = tokio::time::timeout(self.answer_max, request()).await;
+                match answer.map_err(|_elapsed| self.silent(what))? {
+                    Err(error) if tries < TRIES && is_passing(&error) => tokio::time::sleep(pause).await,
                     answer => return answer.map_err(|error| self.told(what, resource, error)),
                 }
                 pause *= 2;
             }
-            request().await.map_err(|error| self.told(what, resource, error))
+            unreachable!("the last try returns")
         })
+    }
+
+    fn silent(&self, what: &str) -> Error {
+        let seconds = format_seconds(self.answer_max.as_secs_f64());
+        Error::unavailable(format!("`{}` has not answered within {seconds}, asked for {what}", self.server))
+            .with_hint(format!("{HINT_AWAY}; `--request-timeout` gives a slow one longer"))
     }
 
     fn told(&self, what: &str, resource: Option<Resource>, error: kube::Error) -> Error {
         match error {
             kube::Error::Api(status) => refused(what, resource, &status),
             kube::Error::Auth(error) => {
-                Error::invalid(format!("no credentials for `{}`: {error}", self.server)).with_hint(HINT_CREDENTIALS)
+                Error::invalid(format!("no credentials for `{}`: {error}", self.server))
+                    .with_hint(HINT_CREDENTIALS)
             }
             other => Error::unavailable(format!("`{}` does not answer", self.server))
                 .with_source(other)
-                .with_hint("`kubectl cluster-info` asks the same server; is this its network, and does the VPN stand?"),
+                .with_hint(HINT_AWAY),
         }
     }
 }
 
+const HINT_AWAY: &str =
+    "`kubectl cluster-info` asks the same server; is this its network, and does the VPN stand?";
 const HINT_CONFIG: &str =
     "`aws eks update-kubeconfig --name CLUSTER` writes one; `--kubeconfig` and `--context` choose another";
 /// Of an error that a right is missing, and of no other.

@@ -14,7 +14,7 @@ mod common;
 /// A server that answers each request alike, and the cluster that it plays.
 fn serve(answer: impl Fn(&str) -> (u16, Value) + Send + 'static) -> (Cluster, Requests) {
     let (_folder, path, requests) = listen(answer);
-    let cluster = Cluster::connect(&Connection { kubeconfig: Some(path), context: None }).unwrap();
+    let cluster = Cluster::connect(&Connection { kubeconfig: Some(path), ..Connection::default() }).unwrap();
     (cluster, requests)
 }
 

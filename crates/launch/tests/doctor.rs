@@ -111,7 +111,7 @@ fn cluster(folder: &tempfile::TempDir) -> Cluster {
     );
     let path = folder.path().join("config");
     std::fs::write(&path, config).unwrap();
-    Cluster::connect(&Connection { kubeconfig: Some(path), context: None }).unwrap()
+    Cluster::connect(&Connection { kubeconfig: Some(path), ..Connection::default() }).unwrap()
 }
 
 #[test]

@@ -35,7 +35,7 @@ const NEVER_LIVE: [&str; 7] = [
 
 fn serve(answer: impl Fn(&str) -> (u16, Value) + Send + 'static) -> (Cluster, Requests) {
     let (_folder, path, requests) = listen(answer);
-    (Cluster::connect(&Connection { kubeconfig: Some(path), context: None }).unwrap(), requests)
+    (Cluster::connect(&Connection { kubeconfig: Some(path), ..Connection::default() }).unwrap(), requests)
 }
 
 fn found(report: &Report) -> Vec<(&'static str, String)> {

@@ -7,8 +7,7 @@ mod data;
 mod metrics;
 mod train;
 
-pub use cluster::is_secret_name;
-
+use crate::names::is_dns_service_label;
 use crate::problem;
 use crate::problem::Problem;
 use crate::read::{Read, show_path};
@@ -133,7 +132,7 @@ fn top(checks: &mut Checks<'_>, spec: &RunSpec) {
         "this program reads version 1 of the run spec",
     );
     checks.require(
-        is_dns_label(&spec.name, NAME_CHARS_MAX),
+        is_dns_service_label(&spec.name, NAME_CHARS_MAX),
         &["name"],
         format!("`{}` is not a name for a run", spec.name),
         "use small letters, digits and `-`, begin with a letter, at most 40 characters",
@@ -145,16 +144,6 @@ fn top(checks: &mut Checks<'_>, spec: &RunSpec) {
     let hint = "it may be left out only with `train.script` or `train.function`";
     checks.require(spec.data.is_some(), &["data"], "the key `data` is missing", hint);
     checks.require(spec.model.is_some(), &["model"], "the key `model` is missing", hint);
-}
-
-/// Small letters, digits and `-`, a letter first, no `-` last (RFC 1035).
-pub(crate) fn is_dns_label(text: &str, chars_max: usize) -> bool {
-    let legal = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
-    !text.is_empty()
-        && text.len() <= chars_max
-        && text.bytes().all(legal)
-        && text.as_bytes()[0].is_ascii_lowercase()
-        && !text.ends_with('-')
 }
 
 /// `package.module:function`.

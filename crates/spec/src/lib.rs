@@ -40,7 +40,7 @@
 //!
 //! Map: [`types`] the spec as written · `yaml`, `de`, `read`, `overrides` from text to types ·
 //! `check` what types cannot say · [`mesh`] which meshes are legal · [`resolved`] the run as everything else reads it · `resolve` the
-//! way there · `available` what this build refuses · [`explain`] schema and defaults · [`problem`]
+//! way there · `names` what Kubernetes takes as a name · `secret` which names say that a value is one · `available` what this build refuses · [`explain`] schema and defaults · [`problem`]
 //! what is wrong, and where.
 
 mod available;
@@ -49,17 +49,21 @@ mod de;
 mod deepspeed;
 pub mod explain;
 pub mod mesh;
+mod names;
 mod overrides;
 pub mod problem;
 mod read;
 mod resolve;
 pub mod resolved;
+mod secret;
 pub mod types;
 mod yaml;
 
 pub use available::Purpose;
-pub use check::{NAME_CHARS_MAX, is_secret_name};
+pub use check::NAME_CHARS_MAX;
+pub use names::{is_dns_label, is_dns_service_label, is_dns_subdomain};
 pub use problem::{Place, Problem, Problems};
 pub use read::{Source, yaml_values};
 pub use resolve::{Strategist, VOCABULARY_GUESS, resolve, resolve_with};
 pub use resolved::{Difference, Resolved};
+pub use secret::is_secret_name;

@@ -160,7 +160,7 @@ fn without_secrets(line: &str) -> String {
         let key = &key
             [key.char_indices().rev().find(|(_, c)| !is_word(*c)).map_or(0, |(end, c)| end + c.len_utf8())..];
         let ends = line[at + 1..].chars().next().is_none_or(char::is_whitespace);
-        (ends && is_secret_name(&key.replace('-', "_"))).then_some(at + 1)
+        (ends && is_secret_name(key)).then_some(at + 1)
     });
     let (shown, hidden) = line.split_at(behind.unwrap_or(line.len()));
     shown.chars().chain(hidden.chars().map(|c| if c.is_whitespace() { c } else { '*' })).collect()

@@ -5,6 +5,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use eagleray_base::units::parse_duration;
 use eagleray_base::{Error, Kind, Result};
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::aws::AmazonS3Builder;
@@ -24,8 +25,11 @@ use crate::writer::{Multipart, Sink};
 /// Servers count bytes in signed integers of 64 bits.
 const OFFSET_MAX: u64 = i64::MAX as u64;
 
-/// How long one operation may take with all its retries before it is an error.
+/// How long one operation may take with all its retries before it is an error; [`TIMEOUT_VARIABLE`] says otherwise.
 const RETRY_TIMEOUT: Duration = Duration::from_mins(2);
+const TIMEOUT_VARIABLE: &str = "EAGLERAY_STORE_TIMEOUT";
+/// How long one request may take, where an operation may take longer.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 const RETRIES_MAX: usize = 8;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Folders that a listing by pattern asks for at once; a request takes tens of milliseconds.
@@ -46,9 +50,13 @@ impl Objects {
             .iter()
             .find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()));
         let plain = endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://"));
-        let options = ClientOptions::new().with_connect_timeout(CONNECT_TIMEOUT).with_allow_http(plain);
+        let patience = patience(std::env::var(TIMEOUT_VARIABLE).ok().as_deref())?;
+        let options = ClientOptions::new()
+            .with_connect_timeout(CONNECT_TIMEOUT.min(patience))
+            .with_timeout(REQUEST_TIMEOUT.min(patience))
+            .with_allow_http(plain);
         let retry =
-            RetryConfig { max_retries: RETRIES_MAX, retry_timeout: RETRY_TIMEOUT, ..RetryConfig::default() };
+            RetryConfig { max_retries: RETRIES_MAX, retry_timeout: patience, ..RetryConfig::default() };
         let mut builder = AmazonS3Builder::from_env()
             .with_bucket_name(bucket)
             .with_client_options(options.clone())
@@ -58,7 +66,7 @@ impl Objects {
         }
         let forbidden =
             std::env::var("AWS_EC2_METADATA_DISABLED").is_ok_and(|value| value.eq_ignore_ascii_case("true"));
-        let store = credentials::settle(builder, options, RETRY_TIMEOUT, !forbidden)
+        let store = credentials::settle(builder, options, patience, !forbidden)
             .and_then(AmazonS3Builder::build)
             .map_err(|error| {
                 Error::invalid(format!("`s3://{bucket}` cannot be opened: {error}"))
@@ -254,6 +262,18 @@ impl Objects {
     fn relative(&self, location: &Path) -> String {
         let whole = location.as_ref();
         whole.strip_prefix(&self.prefix).unwrap_or(whole).trim_start_matches('/').to_owned()
+    }
+}
+
+/// How long an operation may take, by what the environment says.
+fn patience(said: Option<&str>) -> Result<Duration> {
+    match said.filter(|said| !said.is_empty()) {
+        None => Ok(RETRY_TIMEOUT),
+        Some(said) => match parse_duration(said) {
+            Ok(duration) if !duration.is_zero() => Ok(duration),
+            _ => Err(Error::invalid(format!("`{TIMEOUT_VARIABLE}` is `{said}`, which is no duration"))
+                .with_hint("write a number and a unit: `30s`, `2m`")),
+        },
     }
 }
 

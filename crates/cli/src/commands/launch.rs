@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 use eagleray_base::{Error, Result};
 use eagleray_checkpoint::Save;
 use eagleray_kube::lint::{File, Finding, Options as LintOptions, Severity, lint};
-use eagleray_kube::render::{self, BUILD_SUFFIX, Rendered, render};
+use eagleray_kube::render::{self, BUILD_SUFFIX, Rendered, SPEC_FILE, render};
 use eagleray_launch::change::{Change, change};
 use eagleray_launch::cluster::Apply;
 use eagleray_launch::launches::{Launch as Launched, Phase};
+use eagleray_launch::resource::CONFIG_MAP;
 use eagleray_launch::wait;
 use eagleray_launch::watch::Watcher;
 use eagleray_spec::Purpose;
@@ -29,7 +30,12 @@ holds no accelerator; the same command again, or --wait, goes on with the one th
 The exit code is 0 when the launch is made (with --wait: when the run is complete), 1 when it was refused or has \
 failed, 2 when the cluster does not answer or the time is up.
 
-  eagleray launch run.yaml --wait --timeout 3d";
+With --rejoin the command may be given again, as a step of a pipeline is when its pod is lost: a launch of this very \
+spec that is alive is waited for, one that is complete is done, one that failed is followed by the next. One that was \
+stopped or deleted stays so.
+
+  eagleray launch run.yaml --wait --timeout 3d
+  eagleray launch run.yaml --wait --rejoin";
 
 /// How often a wait looks at all that a launch depends on.
 const LOOK_PERIOD: Duration = Duration::from_secs(10);
@@ -45,6 +51,9 @@ pub(crate) struct Launch {
     number: Option<u32>,
     #[command(flatten)]
     waiting: Waiting,
+    /// Take up what this spec has launched: wait for it, be done with it, or go on after it failed
+    #[arg(long, requires = "wait", conflicts_with = "number")]
+    rejoin: bool,
 }
 
 /// Go on with a run whose launch has ended, as its next launch.
@@ -99,6 +108,9 @@ struct Waiting {
 impl Launch {
     pub(crate) fn run(self, output: &Output) -> Result<()> {
         let run = Run::open(&self.how.spec, &self.how.cluster)?;
+        if self.rejoin && run.newest > 0 {
+            return self.rejoin(&run, output);
+        }
         let number = match self.number {
             Some(number) => number,
             // What builds is part of the launch that it prepares; one that was not made to its end is made again.
@@ -107,6 +119,52 @@ impl Launch {
         };
         go(&run, &self.how, number, self.how.built, &self.waiting, output)
     }
+
+    /// What a pipeline's step does when it is tried again: the same, without doing it twice.
+    fn rejoin(&self, run: &Run, output: &Output) -> Result<()> {
+        let (number, how) = (run.newest, &self.how);
+        let name = format!("{}-{number}", run.resolved.spec.name);
+        check_same_spec(run, &name)?;
+        let going = Going::new(run, how, &self.waiting, output);
+        match (run.find(number, false), run.find(number, true)) {
+            (Some(launch), _) if launch.phase == Phase::Succeeded => going.tell_end(&name, launch),
+            (Some(launch), _) if !launch.phase.is_over() => {
+                output.note(&format!("waits for launch `{name}`, which is {}", told(launch)));
+                let end = going.wait(&name)?;
+                going.tell_end(&name, &end);
+            }
+            (Some(launch), _) | (None, Some(launch)) if launch.phase == Phase::Stopped => {
+                return Err(ended_by_hand(&launch.name, "was stopped"));
+            }
+            (None, Some(build)) if build.phase != Phase::Failed => {
+                return go(run, how, number, how.built, &self.waiting, output);
+            }
+            (Some(failed), _) | (None, Some(failed)) => {
+                output.note(&format!("launch `{}` has {}: goes on after it", failed.name, told(failed)));
+                let built = how.built || matches!(newest_commit(&run.resolved.spec.store), Ok(Some(_)));
+                return go(run, how, run.next(), built, &self.waiting, output);
+            }
+            (None, None) => return Err(ended_by_hand(&name, "is gone")),
+        }
+        Ok(())
+    }
+}
+
+/// Whoever stopped a run does not want it back because a pipeline tries its step again.
+fn ended_by_hand(name: &str, how: &str) -> Error {
+    Error::conflict(format!("launch `{name}` of this run {how}"))
+        .with_hint("`eagleray resume` goes on from its newest checkpoint")
+}
+
+/// A launch of another spec is no launch of this one, whatever has become of it.
+fn check_same_spec(run: &Run, name: &str) -> Result<()> {
+    let kept = run.cluster.get(CONFIG_MAP, Some(&run.namespace), name)?;
+    let kept = kept.as_ref().and_then(|object| object["data"][SPEC_FILE].as_str());
+    if kept.is_some_and(|kept| kept.trim_end() == run.resolved.document.trim_end()) {
+        return Ok(());
+    }
+    Err(Error::conflict(format!("launch `{name}` of this run has another spec"))
+        .with_hint("another `name` makes another run; `eagleray resume` goes on with this spec"))
 }
 
 impl Resume {
@@ -200,7 +258,7 @@ fn go(run: &Run, how: &How, number: u32, built: bool, waiting: &Waiting, output:
     for note in &rendered.notes {
         output.note(&format!("note: {note}"));
     }
-    let going = Going { run, how, waiting, output, deadline: waiting.timeout.map(Patience::deadline) };
+    let going = Going::new(run, how, waiting, output);
     let name = format!("{}-{number}", run.resolved.spec.name);
     let builds = rendered.files.iter().any(|file| file.path.starts_with("build/"));
     let is_of = |file: &render::File, folder: &str| file.path.split('/').next() == Some(folder);
@@ -227,8 +285,7 @@ fn go(run: &Run, how: &How, number: u32, built: bool, waiting: &Waiting, output:
         return Ok(());
     }
     let end = going.wait(&name)?;
-    output
-        .print(&going.said(&name, &format!("{}; `eagleray report {}`", told(&end), run.resolved.spec.store)));
+    going.tell_end(&name, &end);
     Ok(())
 }
 
@@ -240,7 +297,16 @@ struct Going<'a> {
     deadline: Option<Instant>,
 }
 
-impl Going<'_> {
+impl<'a> Going<'a> {
+    fn new(run: &'a Run, how: &'a How, waiting: &'a Waiting, output: &'a Output) -> Self {
+        Self { run, how, waiting, output, deadline: waiting.timeout.map(Patience::deadline) }
+    }
+
+    fn tell_end(&self, name: &str, end: &Launched) {
+        let store = &self.run.resolved.spec.store;
+        self.output.print(&self.said(name, &format!("{}; `eagleray report {store}`", told(end))));
+    }
+
     fn apply<'b>(&self, files: impl Iterator<Item = &'b render::File>) -> Result<()> {
         for file in files {
             let how = Apply { dry_run: false, force: self.how.force_conflicts };
@@ -293,8 +359,9 @@ impl Going<'_> {
     fn said(&self, name: &str, what: &str) -> String {
         let namespace = &self.run.namespace;
         if self.output.is_json() {
-            let value: Value =
-                json!({"launch": name, "namespace": namespace, "waited": self.waiting.wait, "said": what});
+            let resolved = &self.run.resolved;
+            let value: Value = json!({"run": resolved.spec.name, "launch": name, "namespace": namespace,
+                "digest": resolved.spec_hash, "store": resolved.spec.store, "waited": self.waiting.wait, "said": what});
             return format!("{value:#}");
         }
         let mut text = String::new();

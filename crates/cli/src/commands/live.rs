@@ -20,11 +20,18 @@ pub(crate) struct ClusterArgs {
     /// A context of that file; its current one
     #[arg(long, value_name = "NAME")]
     context: Option<String>,
+    /// How long the API server may take over one answer, such as 10s or 2m; 30s
+    #[arg(long, value_name = "TIME", value_parser = patience)]
+    request_timeout: Option<Patience>,
 }
 
 impl ClusterArgs {
     pub(crate) fn connect(&self) -> Result<Cluster> {
-        Cluster::connect(&Connection { kubeconfig: self.kubeconfig.clone(), context: self.context.clone() })
+        Cluster::connect(&Connection {
+            kubeconfig: self.kubeconfig.clone(),
+            context: self.context.clone(),
+            answer_max: self.request_timeout.map(Patience::duration),
+        })
     }
 }
 
@@ -59,6 +66,7 @@ impl LiveArgs {
             ("--all-namespaces", self.all_namespaces),
             ("--kubeconfig", self.cluster.kubeconfig.is_some()),
             ("--context", self.cluster.context.is_some()),
+            ("--request-timeout", self.cluster.request_timeout.is_some()),
         ];
         match given.into_iter().find(|(_, given)| *given) {
             Some((option, _)) => {

@@ -97,22 +97,6 @@ pub(crate) fn image_ray_version(image: &str) -> Option<(u32, u32, u32)> {
     version(tag[at..].trim_start_matches(['-', '_', 'v']))
 }
 
-/// Whether a variable's name says that its value is a secret.
-pub(crate) fn names_a_secret(name: &str) -> bool {
-    let name = name.to_ascii_uppercase();
-    let ends = [
-        "PASSWORD",
-        "SECRET",
-        "TOKEN",
-        "API_KEY",
-        "SECRET_KEY",
-        "ACCESS_KEY",
-        "SECRET_ACCESS_KEY",
-        "CREDENTIALS",
-    ];
-    ends.iter().any(|end| name == *end || name.ends_with(&format!("_{end}")))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -135,11 +119,5 @@ mod tests {
         assert_eq!(image_ray_version("acme/eagleray:0.1.2"), None);
         assert_eq!(image_ray_version("rayproject/ray:latest"), None);
         assert_eq!(image_ray_version("localhost:5000/ray"), None);
-    }
-
-    #[test]
-    fn a_secret_is_known_by_its_name() {
-        assert!(names_a_secret("WANDB_API_KEY") && names_a_secret("hf_token"));
-        assert!(!names_a_secret("TOKENIZERS_PARALLELISM"));
     }
 }

@@ -30,11 +30,8 @@ const CONFIG_BYTES_MAX: usize = 1_000_000;
 /// Where the spec lies in the pods.
 pub(super) const SPEC_FOLDER: &str = "/etc/eagleray";
 
-/// The file of it.
-pub(super) const SPEC_FILE: &str = "run.yaml";
-
 /// Labels and annotations of ours.
-pub(super) use super::{LAUNCH_LABEL, RUN_LABEL};
+pub(super) use super::{LAUNCH_LABEL, RUN_LABEL, SPEC_FILE};
 pub(super) const ROLE_LABEL: &str = "eagleray/role";
 pub(super) const SPEC_HASH: &str = "eagleray/spec-hash";
 

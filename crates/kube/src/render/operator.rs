@@ -4,8 +4,8 @@
 //! takes longer than the operator waits, and 512 MiB end at some hundred pods.
 
 use eagleray_base::{Error, Result};
-use eagleray_spec::Resolved;
 use eagleray_spec::types::KubeRay;
+use eagleray_spec::{Resolved, is_dns_label};
 
 use super::context;
 use crate::yaml::Map;
@@ -238,15 +238,9 @@ fn variable_list(version: KubeRay) -> Vec<Map> {
 
 /// It becomes part of a script.
 fn check_namespace(name: &str) -> Result<()> {
-    let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    let holds = !name.is_empty()
-        && name.len() <= 63
-        && name.chars().all(legal)
-        && !name.starts_with('-')
-        && !name.ends_with('-');
-    if holds {
+    if is_dns_label(name) {
         return Ok(());
     }
     Err(Error::invalid(format!("`--watch {name}`: not the name of a namespace"))
-        .with_hint("use small letters, digits and `-`; say `--watch` once for each"))
+        .with_hint("use small letters, digits and `-`, at most 63 characters; say `--watch` once for each"))
 }

@@ -1,14 +1,13 @@
 //! Checks of `cluster`.
 
-use super::{Checks, is_dns_label};
+use super::Checks;
+use crate::names::{is_dns_label, is_dns_subdomain};
+use crate::secret::is_secret_name;
 use crate::types::cluster::{Cluster, Eks, Karpenter};
 use crate::types::values::Count;
 
 /// The most workers of a run.
 const WORKERS_MAX: u32 = 1 << 16;
-
-/// Words of a variable's name that say that its value is a secret. (`TOKENIZERS_…` is none.)
-const SECRET_WORDS: [&str; 4] = ["SECRET", "PASSWORD", "PASSWD", "TOKEN"];
 
 pub(super) fn check(checks: &mut Checks<'_>, cluster: &Cluster) {
     check_count(checks, &["cluster", "workers"], cluster.workers, 1, WORKERS_MAX);
@@ -32,10 +31,10 @@ fn check_eks(checks: &mut Checks<'_>, eks: &Eks) {
     let at = |key| ["cluster", "eks", key];
     let namespace = &eks.namespace;
     checks.require(
-        is_dns_label(namespace, 63),
+        is_dns_label(namespace),
         &at("namespace"),
         format!("`{namespace}` is not a namespace"),
-        "use small letters, digits and `-`",
+        "use small letters, digits and `-`, at most 63 characters",
     );
     let image = !eks.image.trim().is_empty() && !eks.image.contains(char::is_whitespace);
     checks.require(image, &at("image"), format!("`{}` is not an image", eks.image), "");
@@ -101,12 +100,7 @@ fn check_groups(checks: &mut Checks<'_>, eks: &Eks) {
         let at = |key| ["cluster", "eks", "groups", &position, key];
         let name = &group.name;
         let hint = "use small letters, digits and `-`, at most 63 characters";
-        checks.require(
-            is_dns_label(name, 63),
-            &at("name"),
-            format!("`{name}` is not a name for a group"),
-            hint,
-        );
+        checks.require(is_dns_label(name), &at("name"), format!("`{name}` is not a name for a group"), hint);
         let twice = eks.groups[..index].iter().any(|other| other.name == *name);
         checks.require(!twice, &at("name"), format!("two groups are named `{name}`"), "");
         check_count(checks, &at("nodes"), group.nodes, 0, u32::MAX);
@@ -126,8 +120,8 @@ fn check_names(checks: &mut Checks<'_>, eks: &Eks) {
     for (key, name) in named {
         let Some(name) = name else { continue };
         let path = [vec!["cluster", "eks"], key].concat();
-        let hint = "use small letters, digits and `-`, at most 63 characters";
-        checks.require(is_dns_label(name, 63), &path, format!("`{name}` is not a name"), hint);
+        let hint = "use small letters, digits, `-` and `.`, at most 63 characters";
+        checks.require(is_dns_subdomain(name), &path, format!("`{name}` is not a name"), hint);
     }
     if let Some(role) = account.and_then(|account| account.role.as_ref()) {
         checks.require(
@@ -179,11 +173,4 @@ fn check_variable(checks: &mut Checks<'_>, name: &str) {
             hint,
         );
     }
-}
-
-/// Whether a variable of this name holds a secret, which a spec does not hold.
-pub fn is_secret_name(name: &str) -> bool {
-    let upper = name.to_uppercase();
-    let word = upper.split('_').any(|word| SECRET_WORDS.contains(&word));
-    word || upper.contains("API_KEY") || upper.contains("ACCESS_KEY")
 }

@@ -157,3 +157,14 @@ fn a_pattern_asks_s3_for_no_folder_in_which_nothing_can_match() {
     assert_eq!(listed.iter().map(|object| object.path.as_str()).collect::<Vec<_>>(), ["raw-1/1.txt"]);
     assert_eq!(server.methods(), ["GET", "GET"]);
 }
+
+#[test]
+fn how_long_a_store_may_take_is_read_from_the_environment_or_refused() {
+    assert_eq!(patience(None).unwrap(), RETRY_TIMEOUT);
+    assert_eq!(patience(Some("")).unwrap(), RETRY_TIMEOUT);
+    assert_eq!(patience(Some("90s")).unwrap(), Duration::from_secs(90));
+    for wrong in ["90", "soon", "0s", "-1s"] {
+        let error = patience(Some(wrong)).unwrap_err();
+        assert!(error.message().contains(TIMEOUT_VARIABLE) && error.hint().is_some(), "{error}");
+    }
+}

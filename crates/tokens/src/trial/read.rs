@@ -1,6 +1,6 @@
 //! A task: places of a corpus → outcomes, with the CPU time that each part took.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::io::{self, BufRead, BufReader, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use eagleray_base::{Error, Kind, Result};
 use eagleray_store::Store;
+use parking_lot::Mutex;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{Draw, Drawn, Fault, Outcome, Settings, Spot, Task};
@@ -25,8 +26,9 @@ const IDS: usize = 32;
 /// The least that is asked for at once.
 const CHUNK_BYTES_MIN: u64 = 64 << 10;
 
-/// Text of a block that zstd has taken and not given yet: between nothing and a block of 128 KiB.
-const ZSTD_HELD_BYTES: u64 = 64 << 10;
+/// What a decompressor is handed at once: it gives the text of a block as soon as it has the block, so that by so much
+/// at most it has taken more than what it gave needed.
+const HANDED_BYTES: usize = 4 << 10;
 
 /// Reads the places of a task; `tokenizer` is the file that the trial was planned with.
 ///
@@ -67,9 +69,9 @@ struct Reading<'a> {
     engine: Option<&'a Engine>,
     draw: &'a Draw,
     ids: Vec<u32>,
-    /// Bytes that a decompressor has taken and given.
+    /// Bytes that a decompressor has taken.
     taken: Arc<AtomicU64>,
-    given: Arc<AtomicU64>,
+    marks: Arc<Mutex<Marks>>,
     outcome: Outcome,
 }
 
@@ -82,8 +84,8 @@ enum Noted {
 
 impl<'a> Reading<'a> {
     fn new(settings: &'a Settings, engine: Option<&'a Engine>, draw: &'a Draw) -> Self {
-        let (taken, given) = Default::default();
-        Self { settings, engine, draw, ids: Vec::new(), taken, given, outcome: Outcome::default() }
+        let (taken, marks) = Default::default();
+        Self { settings, engine, draw, ids: Vec::new(), taken, marks, outcome: Outcome::default() }
     }
 
     fn run(mut self) -> Result<Outcome> {
@@ -163,18 +165,16 @@ impl<'a> Reading<'a> {
             Compression::Zstd => Box::new(zstd::Decoder::with_buffer(taken)?),
             Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(taken)),
         };
-        Ok(Box::new(CountedOut { inner, count: self.given.clone() }))
+        Ok(Box::new(CountedOut { inner, taken: self.taken.clone(), marks: self.marks.clone() }))
     }
 
-    /// Bytes on the store in front of a byte of text: of a compressed object by its ratio up to here.
+    /// Bytes on the store in front of a byte of text: of a compressed object as the decompressor came by them.
     fn raw_at(&self, offset: u64) -> u64 {
         let piece = &self.draw.piece;
         if piece.compression == Compression::None {
             return offset - piece.range.map_or(0, |(start, _)| start.min(offset));
         }
-        let (taken, given) = (self.taken.load(Ordering::Relaxed), self.given.load(Ordering::Relaxed));
-        let given = given + if piece.compression == Compression::Zstd { ZSTD_HELD_BYTES } else { 0 };
-        (u128::from(taken) * u128::from(offset) / u128::from(given.max(1))) as u64
+        self.marks.lock().raw_at(offset)
     }
 
     fn document(&mut self, text: &str) -> Result<Noted> {
@@ -265,7 +265,8 @@ impl Read for CountedIn {
 
 impl BufRead for CountedIn {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        self.inner.fill_buf()
+        let buffer = self.inner.fill_buf()?;
+        Ok(&buffer[..buffer.len().min(HANDED_BYTES)])
     }
 
     fn consume(&mut self, count: usize) {
@@ -276,13 +277,44 @@ impl BufRead for CountedIn {
 
 struct CountedOut {
     inner: Source,
-    count: Arc<AtomicU64>,
+    taken: Arc<AtomicU64>,
+    marks: Arc<Mutex<Marks>>,
 }
 
 impl Read for CountedOut {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.inner.read(buffer)?;
-        self.count.fetch_add(count as u64, Ordering::Relaxed);
+        self.marks.lock().put(count as u64, self.taken.load(Ordering::Relaxed));
         Ok(count)
+    }
+}
+
+/// Which bytes of text came of which bytes on the store: (bytes given, bytes taken for them), rising.
+#[derive(Default)]
+struct Marks {
+    /// Of text that no record has come out of yet, and the one in front of it.
+    ahead: VecDeque<(u64, u64)>,
+}
+
+impl Marks {
+    fn put(&mut self, count: u64, taken: u64) {
+        let given = self.ahead.back().map_or(0, |(given, _)| *given) + count;
+        self.ahead.push_back((given, taken));
+    }
+
+    /// Bytes taken in front of a byte of text; no byte in front of it is asked about again.
+    fn raw_at(&mut self, offset: u64) -> u64 {
+        while self.ahead.len() > 1 && self.ahead[1].0 <= offset {
+            self.ahead.pop_front();
+        }
+        // In front of the first mark everything begins at nothing.
+        let (before, behind) = match (self.ahead.front().copied(), self.ahead.get(1).copied()) {
+            (Some(first), _) if first.0 > offset => ((0, 0), first),
+            (Some(first), Some(second)) => (first, second),
+            (Some(first), None) => return first.1,
+            (None, _) => return 0,
+        };
+        let within = u128::from(offset - before.0) * u128::from(behind.1 - before.1);
+        before.1 + (within / u128::from((behind.0 - before.0).max(1))) as u64
     }
 }

@@ -1,7 +1,8 @@
 //! Files and objects as such: what cannot be read, what says nothing, what is dropped without a word.
 
+use eagleray_spec::is_secret_name;
+
 use crate::lint::at::At;
-use crate::lint::facts;
 use crate::lint::report::Say;
 use crate::lint::rule::Check;
 use crate::lint::scene::{Object, Ray, Scene};
@@ -176,7 +177,7 @@ fn secrets(ray: &Ray<'_>, say: &mut Say<'_, '_, '_>) {
         for container in group.pod.key("containers").items() {
             for entry in container.key("env").items() {
                 let (name, value) = (entry.key("name").str(), entry.key("value"));
-                if facts::names_a_secret(name) && !value.str().is_empty() && !value.str().contains("$(") {
+                if is_secret_name(name) && !value.str().is_empty() && !value.str().contains("$(") {
                     say.at(&value, format!("the value of `{name}` is a secret, by its name"));
                 }
             }
