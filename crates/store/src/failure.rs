@@ -118,7 +118,10 @@ fn denied(text: &str) -> Meaning {
             "sign in again, or take `AWS_SESSION_TOKEN` and its keys out of the environment of a pod that has an identity",
         )
     } else if text.contains("RequestTimeTooSkewed") {
-        ("the clock of this machine is wrong by minutes", "set the clock: S3 refuses requests of another time")
+        (
+            "the clock of this machine is wrong by minutes",
+            "set the clock: S3 refuses requests of another time",
+        )
     } else {
         (
             "access was denied",
@@ -191,10 +194,16 @@ mod tests {
         assert_eq!(region.kind(), Kind::Invalid);
         assert!(region.hint().is_some_and(|hint| hint.contains("AWS_REGION")));
         for (text, told) in [
-            ("<Code>AccessDenied</Code> is not authorized to perform: kms:GenerateDataKey on resource", "KMS key"),
+            (
+                "<Code>AccessDenied</Code> is not authorized to perform: kms:GenerateDataKey on resource",
+                "KMS key",
+            ),
             ("<Code>ExpiredToken</Code>", "expired"),
             ("status: 403 Forbidden <Code>RequestTimeTooSkewed</Code>", "clock"),
-            ("status: 503 <Code>SlowDown</Code><Message>Please reduce your request rate.</Message>", "fewer requests"),
+            (
+                "status: 503 <Code>SlowDown</Code><Message>Please reduce your request rate.</Message>",
+                "fewer requests",
+            ),
         ] {
             let error = generic(text, true);
             assert!(error.message().contains(told) && error.hint().is_some(), "{error}");

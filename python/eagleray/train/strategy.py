@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -292,10 +292,10 @@ def _zigzag(axes: Axes, device: torch.device, flow: Flow | None) -> Zigzag | Non
     return Zigzag.of(axes, device)
 
 
-def _stages(config: AnyModel, axes: Axes, flow: Flow | None) -> list[Stage] | None:
-    """This rank's pipeline stages; None where it has the whole model."""
+def _stages(config: AnyModel, axes: Axes, flow: Flow | None) -> Sequence[Stage | None]:
+    """This rank's pipeline stages; None is the whole model."""
     if axes.pp == 1:
-        return None
+        return [None]
     if flow is None:
         raise _core.InternalError("a pipeline needs the shape of its micro batches")
     from .pipeline import stages_of
@@ -303,12 +303,13 @@ def _stages(config: AnyModel, axes: Axes, flow: Flow | None) -> list[Stage] | No
     return stages_of(config.num_layers, axes, dist.get_rank(), flow.schedule)
 
 
-def _models(config: ModelConfig, stages: list[Stage] | None) -> list[Llama]:
+def _models(config: ModelConfig, stages: Sequence[Stage | None]) -> list[Llama]:
     """The model without memory, or a part of it for each of `stages`."""
     with torch.device("meta"):
-        models = [Llama(config) for _ in stages or [None]]
-    for model, stage in zip(models, stages or (), strict=stages is not None):
-        model.keep(stage.layers, first=stage.first, last=stage.last)
+        models = [Llama(config) for _ in stages]
+    for model, stage in zip(models, stages, strict=True):
+        if stage is not None:
+            model.keep(stage.layers, first=stage.first, last=stage.last)
     return models
 
 
@@ -333,11 +334,11 @@ def _spread_huggingface(
     in_parts = axes.pp > 1 or axes.tp > 1 or zigzag is not None
     whole = layout.kind == "ddp"
     sharded = not whole and (axes.readers * axes.cp > 1 or not in_parts)
-    models = [huggingface.on_meta(config) for _ in stages or [None]]
+    models = [huggingface.on_meta(config) for _ in stages]
     everywhere = huggingface.names_of(models[0])
-    for model, stage in zip(models, stages or (), strict=stages is not None):
-        huggingface_mesh.keep(model, stage.layers, first=stage.first, last=stage.last)
-    for model in models:
+    for model, stage in zip(models, stages, strict=True):
+        if stage is not None:
+            huggingface_mesh.keep(model, stage.layers, first=stage.first, last=stage.last)
         if axes.tp > 1:
             huggingface_mesh.split_tensors(model, mesh["tp"])
         if in_parts:

@@ -195,9 +195,10 @@ mod tests {
             let command = policy(url, writes);
             let document = command.split('\'').nth(1).unwrap();
             let wanted: serde_json::Value = serde_json::from_str(document).unwrap();
-            let shown = guide.lines().filter(|line| line.starts_with("{\"Statement")).any(|line| {
-                serde_json::from_str::<serde_json::Value>(line).unwrap() == wanted
-            });
+            let shown = guide
+                .lines()
+                .filter(|line| line.starts_with("{\"Statement"))
+                .any(|line| serde_json::from_str::<serde_json::Value>(line).unwrap() == wanted);
             assert!(shown, "docs/s3.md has no policy {document}");
         }
     }
