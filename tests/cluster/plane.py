@@ -21,6 +21,7 @@ from volumes import unmount_below
 
 # One at a time on a machine: the bridge and its addresses are one machine's.
 STATE = programs.CACHE / "cluster"
+AUDIT = STATE / "audit.log"
 API_PORT = 6443
 ETCD_PORT = 2379
 SERVICE_RANGE = "10.96.0.0/16"
@@ -133,6 +134,8 @@ class ControlPlane:
             "proxy-client-cert-file": "pki/front.crt",
             "proxy-client-key-file": "pki/front.key",
             "allow-privileged": "true",
+            "audit-policy-file": "pki/audit.yaml",
+            "audit-log-path": AUDIT,
         }
         self._start("kube-apiserver", [self.kubernetes, "kube-apiserver", *_flags(options)])
 
@@ -167,6 +170,11 @@ class ControlPlane:
 
     def _make_configuration(self) -> None:
         (STATE / "pki" / "tokens.csv").write_text(f"{self._token},admin,admin,system:masters\n")
+        # What accounts ask for, without what they send or get: what a role must give is told by it.
+        rule = "{level: Metadata, userGroups: [system:serviceaccounts], omitStages: [RequestReceived]}"
+        (STATE / "pki" / "audit.yaml").write_text(
+            f"apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{rule}, {{level: None}}]\n"
+        )
         server = f"{{server: '{self.url}', certificate-authority: {STATE}/pki/ca.crt}}"
         (STATE / "admin.conf").write_text(
             "apiVersion: v1\nkind: Config\ncurrent-context: tests\n"

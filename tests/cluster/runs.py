@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,8 @@ class Launch:
     spec: Path
     manifests: Path
     shared: Path
+    # As whom: the administrator, unless a test says otherwise.
+    kubeconfig: Path = field(default=STATE / "admin.conf")
 
     @property
     def job(self) -> str:
@@ -79,7 +81,7 @@ class Launch:
             if pool["kind"] == "NodePool":
                 name = pool["metadata"]["name"]
                 alone = name.endswith(("-head", "-cpu"))
-                for number in range(1 if alone else count):
+                for number in range(min(count, 1) if alone else count):
                     self.cluster.add_node(f"{name}-{number}", allocatable=LARGE, **machine_of(pool))
 
     def add_node(self, group: str, number: int) -> None:
@@ -90,7 +92,7 @@ class Launch:
 
     def command(self, word: str, *options: str) -> subprocess.CompletedProcess[str]:
         """A command on this run's spec, as from a machine that has no Karpenter to ask."""
-        own = ["--kubeconfig", str(STATE / "admin.conf"), "--set", "cluster.eks.karpenter=null"]
+        own = ["--kubeconfig", str(self.kubeconfig), "--set", "cluster.eks.karpenter=null"]
         # The store is where pods have it; the commands that read it from here are told where that is.
         own += ["--set", f"store={self.shared}/store"] if word == "stop" else []
         command = [f"{sys.prefix}/bin/eagleray", word, str(self.spec), *own, *options]

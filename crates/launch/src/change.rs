@@ -7,12 +7,23 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::cluster::{Apply, Cluster};
+use crate::doctor::amount;
 use crate::resource::Resource;
 use crate::watch::situation::cut;
 
 /// Kept by the API server and by controllers, of no interest to who compares.
 const KEPT_BY_OTHERS: [&str; 6] =
     ["managedFields", "resourceVersion", "uid", "generation", "creationTimestamp", "finalizers"];
+
+/// Maps of quantities, by their key: a controller that writes an object back may write `32Gi` as `32768Mi`, 0 as `"0"`.
+const QUANTITIES: [&str; 5] = ["limits", "requests", "hard", "capacity", "allocatable"];
+/// Quantities that stand alone, by their key.
+const QUANTITY: [&str; 7] =
+    ["sizeLimit", "storage", "volumeSize", "nominalQuota", "borrowingLimit", "lendingLimit", "divisor"];
+
+/// What a controller writes empty where it writes an object back, and what is as good as absent. Of others, such as
+/// selectors, an empty one says something.
+const WRITTEN_EMPTY: [&str; 5] = ["scaleStrategy", "metadata", "resources", "status", "strategy"];
 
 /// Longer values are cut where they are shown.
 const SHOWN_CHARS_MAX: usize = 96;
@@ -91,7 +102,7 @@ pub fn change(cluster: &Cluster, object: &Value) -> Result<Change> {
 /// The fields in which two states of an object differ.
 pub fn differences(before: &Value, after: &Value) -> Vec<Field> {
     let mut found = Vec::new();
-    compare("", &bare(before), &bare(after), &mut found);
+    compare(Place { path: "", is_quantity: false }, &bare(before), &bare(after), &mut found);
     found
 }
 
@@ -108,26 +119,61 @@ fn bare(object: &Value) -> Value {
     object
 }
 
-fn compare(path: &str, old: &Value, new: &Value, found: &mut Vec<Field>) {
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    path: &'a str,
+    is_quantity: bool,
+}
+
+fn compare(place: Place<'_>, old: &Value, new: &Value, found: &mut Vec<Field>) {
     match (old, new) {
-        (Value::Object(a), Value::Object(b)) => compare_maps(path, a, b, found),
+        (Value::Object(a), Value::Object(b)) => compare_maps(place, a, b, found),
         (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
             for (index, (old, new)) in a.iter().zip(b).enumerate() {
-                compare(&format!("{path}[{index}]"), old, new, found);
+                let path = format!("{}[{index}]", place.path);
+                compare(Place { path: &path, ..place }, old, new, found);
             }
         }
-        _ if old == new => {}
-        _ => found.push(Field { path: path.to_owned(), old: old.clone(), new: new.clone() }),
+        _ if old == new || (place.is_quantity && is_same_amount(old, new)) => {}
+        _ => found.push(Field { path: place.path.to_owned(), old: old.clone(), new: new.clone() }),
     }
 }
 
-fn compare_maps(path: &str, old: &Map<String, Value>, new: &Map<String, Value>, found: &mut Vec<Field>) {
+fn compare_maps(
+    place: Place<'_>,
+    old: &Map<String, Value>,
+    new: &Map<String, Value>,
+    found: &mut Vec<Field>,
+) {
+    let Place { path, is_quantity } = place;
     let added = new.keys().filter(|key| !old.contains_key(*key));
     for key in old.keys().chain(added) {
         let inner = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
         let value = |map: &Map<String, Value>| map.get(key).cloned().unwrap_or(Value::Null);
-        compare(&inner, &value(old), &value(new), found);
+        let (old, new) = (value(old), value(new));
+        if (old.is_null() && is_nothing(key, &new)) || (new.is_null() && is_nothing(key, &old)) {
+            continue;
+        }
+        let named = |keys: &[&str]| keys.contains(&key.as_str());
+        let is_quantity = is_quantity || named(&QUANTITIES) || named(&QUANTITY);
+        compare(Place { path: &inner, is_quantity }, &old, &new, found);
     }
+}
+
+/// Whether a value is as good as none.
+fn is_nothing(key: &str, value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Object(fields) => WRITTEN_EMPTY.contains(&key) && fields.values().all(Value::is_null),
+        _ => false,
+    }
+}
+
+/// Whether two spellings are one quantity. Bytes are whole and milli-units the finest that is asked for, so what the
+/// binary fraction of a decimal one adds is no difference.
+fn is_same_amount(old: &Value, new: &Value) -> bool {
+    let (Some(old), Some(new)) = (amount(old), amount(new)) else { return false };
+    (old - new).abs() <= 4.0 * f64::EPSILON * old.abs().max(new.abs())
 }
 
 #[cfg(test)]
@@ -154,6 +200,46 @@ mod tests {
             shown,
             ["spec.a 1 2", "spec.gone true null", "spec.list[0].b 1 3", "spec.come null \"x\""]
         );
+    }
+
+    #[test]
+    fn another_spelling_of_the_same_is_no_difference() {
+        let of = |memory: Value, gpus: Value, cpu: Value| {
+            let resources =
+                json!({"limits": {"memory": memory, "nvidia.com/gpu": gpus}, "requests": {"cpu": cpu}});
+            json!({"spec": {"containers": [{"resources": resources}], "volumes": [{"emptyDir": {"sizeLimit": memory}}]}})
+        };
+        let ours = of(json!("32768Mi"), json!("0"), json!("1100m"));
+        assert_eq!(differences(&of(json!("32Gi"), json!(0), json!("1.1")), &ours), vec![]);
+        let paths = |before: &Value, after: &Value| -> Vec<String> {
+            differences(before, after).into_iter().map(|field| field.path).collect()
+        };
+        assert_eq!(
+            paths(&of(json!("34359738369"), json!("1"), json!("1100m")), &ours),
+            [
+                "spec.containers[0].resources.limits.memory",
+                "spec.containers[0].resources.limits.nvidia.com/gpu",
+                "spec.volumes[0].emptyDir.sizeLimit"
+            ],
+            "one byte is a difference"
+        );
+        let text = |value: &str| json!({"spec": {"rayStartParams": {"num-cpus": value}, "env": value}});
+        assert_eq!(paths(&text("1"), &text("1000m")).len(), 2, "no quantities, whatever they look like");
+    }
+
+    #[test]
+    fn what_is_written_back_empty_is_no_difference_where_it_says_nothing() {
+        let written = json!({"spec": {"groups": [{"scaleStrategy": {}, "template": {"metadata": {"creationTimestamp": null}}}]}});
+        let ours = json!({"spec": {"groups": [{"template": {}}]}});
+        assert_eq!(differences(&written, &ours), vec![]);
+        assert_eq!(differences(&ours, &written), vec![]);
+        let from = |peer: Value| json!({"spec": {"ingress": [{"from": [peer]}]}});
+        let everywhere = from(json!({"podSelector": {}, "namespaceSelector": {}}));
+        let found = differences(&from(json!({"podSelector": {}})), &everywhere);
+        assert_eq!(found.len(), 1, "an empty selector selects all");
+        let scaled =
+            json!({"spec": {"groups": [{"scaleStrategy": {"workersToDelete": ["p"]}, "template": {}}]}});
+        assert_eq!(differences(&ours, &scaled).len(), 1);
     }
 
     #[test]

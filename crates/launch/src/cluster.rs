@@ -74,7 +74,9 @@ impl Cluster {
     /// `Invalid` where there is no configuration, or one that cannot be used.
     pub fn connect(connection: &Connection) -> Result<Self> {
         runtime().block_on(async {
-            let config = config(connection).await?;
+            let mut config = config(connection).await?;
+            // The client would try fifteen times within each of ours, for minutes and without a word.
+            config.default_retry = false;
             let (server, namespace) = (config.cluster_url.to_string(), config.default_namespace.clone());
             let client = Client::try_from(config)
                 .map_err(|error| Error::invalid(format!("`{server}`: {error}")).with_hint(HINT_CONFIG))?;
@@ -326,18 +328,37 @@ impl Cluster {
         Ok(self.ask_as("the version", None, asked)?.git_version)
     }
 
-    /// What a path of the API server answers; behind its proxy with the token of a Ray cluster, where that asks for one.
+    /// What a path of the API server answers.
     ///
     /// # Errors
     /// As [`Self::get`].
-    pub fn get_path(&self, path: &str, token: Option<&str>) -> Result<Value> {
-        self.ask_as(path, None, || {
+    pub fn get_path(&self, path: &str) -> Result<Value> {
+        self.ask_as(path, None, || self.send(http::Request::get(path).body(Vec::new())))
+    }
+
+    /// What a Ray cluster answers behind the API server's proxy, with its token where it asks for one. A head that is
+    /// starting takes requests and answers none, so there is an end to waiting.
+    ///
+    /// # Errors
+    /// As [`Self::get`]; `Unavailable` where there is no answer in that time.
+    pub fn get_behind(&self, path: &str, token: Option<&str>, patience: Duration) -> Result<Value> {
+        let asked = || {
             let mut request = http::Request::get(path);
             if let Some(token) = token {
                 // The API server takes `Authorization` for itself.
                 request = request.header("x-ray-authorization", format!("Bearer {token}"));
             }
             self.send(request.body(Vec::new()))
+        };
+        runtime().block_on(async {
+            match tokio::time::timeout(patience, self.tried(path, None, asked)).await {
+                Ok(answer) => answer,
+                Err(_) => {
+                    let seconds = patience.as_secs_f64();
+                    Err(Error::unavailable(format!("{path}: no answer within {seconds} s"))
+                        .with_hint("`eagleray watch` says what the launch waits for"))
+                }
+            }
         })
     }
 
@@ -379,6 +400,7 @@ impl Cluster {
     where
         F: Future<Output = kube::Result<T>>,
     {
+<<<<<<< HEAD
         runtime().block_on(async {
             let mut pause = PAUSE;
             for tries in 1.. {
@@ -391,6 +413,24 @@ impl Cluster {
             }
             unreachable!("the last try returns")
         })
+=======
+        runtime().block_on(self.tried(what, resource, request))
+    }
+
+    async fn tried<T, F>(&self, what: &str, resource: Option<Resource>, request: impl Fn() -> F) -> Result<T>
+    where
+        F: Future<Output = kube::Result<T>>,
+    {
+        let mut pause = PAUSE;
+        for _ in 1..TRIES {
+            match request().await {
+                Err(error) if is_passing(&error) => tokio::time::sleep(pause).await,
+                answer => return answer.map_err(|error| self.told(what, resource, error)),
+            }
+            pause *= 2;
+        }
+        request().await.map_err(|error| self.told(what, resource, error))
+>>>>>>> hA
     }
 
     fn silent(&self, what: &str) -> Error {

@@ -26,6 +26,7 @@ mod queue;
 pub mod rights;
 mod storage;
 
+pub(crate) use facts::amount;
 pub use facts::{Answer, Facts, Granted, Tried};
 pub use finding::{Finding, Level, Report};
 pub use gather::{Wanted, gather};

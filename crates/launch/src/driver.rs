@@ -2,12 +2,15 @@
 //!
 //! It is reached through the API server, so no port has to be opened or forwarded.
 
+use std::time::Duration;
+
 use eagleray_base::{Error, Kind, Result};
 use serde_json::Value;
 
 use crate::cluster::Cluster;
 use crate::launches::Launch;
 use crate::resource::{RAY_CLUSTER, SECRET};
+use crate::watch::situation::{conditions, join, short};
 
 /// Where Ray's job API listens.
 const DASHBOARD_PORT: u16 = 8_265;
@@ -15,20 +18,32 @@ const DASHBOARD_PORT: u16 = 8_265;
 /// `KubeRay` names the secret of a cluster after it, and cuts longer names in front.
 const SECRET_NAME_CHARS_MAX: usize = 50;
 
+/// So long may an answer take. It is all that the driver has said, which may be much.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const HINT_WAITS: &str = "`eagleray watch` says what it waits for; `--follow` begins when it does";
+
 /// All that the driver of a launch has said so far.
 ///
 /// # Errors
-/// `NotFound` where its cluster is gone or the job has not begun; `Invalid` where the token may not be read.
+/// `NotFound` where its cluster is gone, its head is not ready or the job has not begun; `Unavailable` where the head
+/// does not answer; `Invalid` where the token may not be read.
 pub fn output(cluster: &Cluster, launch: &Launch) -> Result<String> {
     let Launch { name, namespace, .. } = launch;
     if launch.cluster.is_empty() {
-        return Err(Error::not_found(format!("launch `{name}` has no cluster yet"))
-            .with_hint("`eagleray watch` says what it waits for"));
+        let phase = launch.phase.name();
+        return Err(Error::not_found(format!("launch `{name}` is {phase}, and has no cluster yet"))
+            .with_hint(HINT_WAITS));
     }
     let ray = cluster.get(RAY_CLUSTER, Some(namespace), &launch.cluster)?.ok_or_else(|| {
         Error::not_found(format!("the cluster of launch `{name}` is gone, and its output with it"))
             .with_hint("`eagleray report STORE` tells what happened in the run")
     })?;
+    // Asking a head that is not ready ends in time-outs: it takes requests before it can answer them.
+    if let Some(why) = unready(&ray) {
+        return Err(Error::not_found(format!("the head of launch `{name}` is not ready: {why}"))
+            .with_hint(HINT_WAITS));
+    }
     let token = token(cluster, namespace, &ray)?;
     let service = ray["status"]["head"]["serviceName"]
         .as_str()
@@ -36,12 +51,20 @@ pub fn output(cluster: &Cluster, launch: &Launch) -> Result<String> {
     let path = format!(
         "/api/v1/namespaces/{namespace}/services/{service}:{DASHBOARD_PORT}/proxy/api/jobs/{name}/logs"
     );
-    let answer = cluster.get_path(&path, token.as_deref()).map_err(|error| match error.kind() {
-        Kind::NotFound => Error::not_found(format!("the driver of launch `{name}` has not begun"))
-            .with_hint("`eagleray watch` says what it waits for"),
-        _ => error,
-    })?;
+    let answer =
+        cluster.get_behind(&path, token.as_deref(), PATIENCE).map_err(|error| match error.kind() {
+            Kind::NotFound => {
+                Error::not_found(format!("the driver of launch `{name}` has not begun")).with_hint(HINT_WAITS)
+            }
+            _ => error,
+        })?;
     Ok(answer["logs"].as_str().unwrap_or_default().to_owned())
+}
+
+/// Why the head is not ready, where `KubeRay` says so.
+fn unready(ray: &Value) -> Option<String> {
+    let found = conditions(ray).into_iter().find(|found| found.name == "HeadPodReady" && !found.holds)?;
+    Some(short(&join(&found.reason, &found.message)))
 }
 
 /// The token of a cluster that asks for one. It goes into a header, and nowhere else.

@@ -6,13 +6,14 @@
 use std::collections::BTreeMap;
 
 use eagleray_base::units::format_seconds;
-use eagleray_base::{Kind, Result};
+use eagleray_base::{Error, Kind, Result};
 use eagleray_kube::render::{BUILD_SUFFIX, RUN_LABEL};
 use eagleray_run::RunState;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, HINT_RIGHTS};
+use crate::doctor::rights::part_of;
 use crate::launches::{self, Phase};
 use crate::resource::{NODE, POD, RAY_CLUSTER, RAY_JOB, Resource, WORKLOAD};
 use crate::watch::situation::{conditions, join, seconds, short};
@@ -208,11 +209,27 @@ impl Leak {
     /// Ends it; false where it was gone already.
     ///
     /// # Errors
-    /// As [`Cluster::delete_exactly`].
+    /// As [`Cluster::delete_exactly`]; where a right is missing, the hint names the chart's key that gives it.
     pub fn mend(&self, cluster: &Cluster) -> Result<bool> {
         let Name { namespace, name, uid, .. } = &self.object;
         let force = self.fix == Fix::ForceDeletePod;
-        cluster.delete_exactly(self.fix.resource(), Some(namespace), name, uid, force)
+        cluster
+            .delete_exactly(self.fix.resource(), Some(namespace), name, uid, force)
+            .map_err(|error| self.lacking(error))
+    }
+
+    /// What `doctor` asks for is what a launch needs, and less than this may take.
+    fn lacking(&self, error: Error) -> Error {
+        let Resource { group, plural, .. } = self.fix.resource();
+        let given_by = match part_of(group, plural, "delete") {
+            Some(part) if error.hint() == Some(HINT_RIGHTS) => part.name(),
+            _ => return error,
+        };
+        let kind = if group.is_empty() { plural.to_owned() } else { format!("{plural}.{group}") };
+        let namespace = &self.object.namespace;
+        error.with_hint(format!(
+            "it takes the right to delete {kind} in `{namespace}`; `rights.{given_by}` of the chart gives it"
+        ))
     }
 }
 

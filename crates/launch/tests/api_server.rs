@@ -2,8 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::net::TcpListener;
+use std::time::Duration;
+
 use common::{Requests, listen, refusal};
+use eagleray_base::Kind;
 use eagleray_launch::cluster::{Cluster, Connection};
+use eagleray_launch::driver;
 use eagleray_launch::launches::Launch;
 use eagleray_launch::leaks::{holdings, leaks};
 use eagleray_launch::watch::{Phase, Watcher, groups, tell};
@@ -114,4 +119,70 @@ fn a_leak_is_mended_by_its_identity_and_a_dead_pod_at_once() {
     assert!(asked.starts_with("DELETE /api/v1/namespaces/training/pods/p1"), "{asked}");
     let body: Value = serde_json::from_str(body).unwrap();
     assert_eq!((&body["gracePeriodSeconds"], &body["preconditions"]["uid"]), (&json!(0), &json!("u2")));
+}
+
+#[test]
+fn a_leak_that_may_not_be_ended_is_told_with_the_key_that_gives_the_right() {
+    let (cluster, _) = serve(|asked| {
+        let mut orphan = ray();
+        let labels = json!({"eagleray/run": "solar", "ray.io/originated-from-crd": "RayJob",
+            "ray.io/originated-from-cr-name": "solar-1"});
+        orphan["metadata"]["labels"] = labels;
+        if asked.starts_with("DELETE") {
+            return refusal(403, "rayclusters.ray.io \"solar-1-x\" is forbidden: User \"bot\" cannot delete");
+        }
+        let items = if asked.contains("/rayclusters?") { vec![orphan] } else { Vec::new() };
+        (200, json!({"metadata": {}, "items": items}))
+    });
+    let found = leaks(&holdings(&cluster, Some("training")).unwrap(), 1_900_000_000, false);
+    assert_eq!(found.len(), 1);
+    assert_eq!(
+        found[0].mend(&cluster).unwrap_err().hint(),
+        Some(
+            "it takes the right to delete rayclusters.ray.io in `training`; `rights.leaks` of the chart gives it"
+        )
+    );
+}
+
+#[test]
+fn a_head_that_is_not_ready_is_told_of_and_not_asked() {
+    let (cluster, requests) = serve(|_| {
+        let mut starting = ray();
+        starting["status"]["conditions"] = json!([{"type": "HeadPodReady", "status": "False",
+            "reason": "ContainersNotReady", "message": "containers with unready status: [ray-head]"}]);
+        (200, starting)
+    });
+    let error = driver::output(&cluster, &Launch::of(&job()).unwrap()).unwrap_err();
+    assert_eq!(
+        error.message(),
+        "the head of launch `solar-1` is not ready: ContainersNotReady: containers with unready status: [ray-head]"
+    );
+    assert_eq!(requests.lock().unwrap().len(), 1);
+    let mut suspended = job();
+    suspended["status"] = json!({"jobDeploymentStatus": "Suspended"});
+    let error = driver::output(&cluster, &Launch::of(&suspended).unwrap()).unwrap_err();
+    assert_eq!(error.message(), "launch `solar-1` is suspended, and has no cluster yet");
+}
+
+#[test]
+fn a_head_that_takes_a_request_and_never_answers_is_not_waited_for() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config");
+    let config = json!({"apiVersion": "v1", "kind": "Config", "current-context": "a",
+        "clusters": [{"name": "a", "cluster": {"server": format!("http://{}", silent.local_addr().unwrap())}}],
+        "users": [{"name": "a", "user": {}}], "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}]});
+    std::fs::write(&path, config.to_string()).unwrap();
+    let cluster = Cluster::connect(&Connection { kubeconfig: Some(path), context: None }).unwrap();
+    let error = cluster.get_behind("/logs", None, Duration::from_millis(200)).unwrap_err();
+    assert_eq!((error.kind(), error.message()), (Kind::Unavailable, "/logs: no answer within 0.2 s"));
+}
+
+#[test]
+fn what_is_tried_again_is_tried_again_here_alone() {
+    let (cluster, requests) =
+        serve(|_| refusal(503, "no endpoints available for service \"solar-1-x-head-svc\""));
+    let error = cluster.get_behind("/logs", None, Duration::from_millis(300)).unwrap_err();
+    assert_eq!(error.kind(), Kind::Unavailable);
+    assert_eq!(requests.lock().unwrap().len(), 1, "the pause before the second is longer");
 }

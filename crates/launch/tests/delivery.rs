@@ -215,10 +215,12 @@ fn given(objects: &[Value], kind: &str) -> BTreeSet<String> {
                 (rule["apiGroups"][0].as_str().unwrap(), rule["resources"][0].as_str().unwrap());
             let single =
                 ["apiGroups", "resources"].iter().all(|key| rule[*key].as_array().unwrap().len() == 1);
-            assert!(single && rule.as_object().unwrap().len() == 3, "{rule}");
+            let named = rule.get("resourceNames").map_or_else(String::new, |names| format!(" {names}"));
+            let keys = if named.is_empty() { 3 } else { 4 };
+            assert!(single && rule.as_object().unwrap().len() == keys, "{rule}");
             let verbs = rule["verbs"].as_array().unwrap().iter();
             verbs
-                .map(move |verb| format!("{} {resource}.{group}", verb.as_str().unwrap()))
+                .map(move |verb| format!("{} {resource}.{group}{named}", verb.as_str().unwrap()))
                 .collect::<Vec<_>>()
         })
         .collect()
@@ -228,7 +230,10 @@ fn wanted(parts: &[Part]) -> BTreeSet<String> {
     let rights = RIGHTS.iter().filter(|right| parts.contains(&right.part));
     rights
         .flat_map(|right| {
-            right.verbs.iter().map(move |verb| format!("{verb} {}.{}", right.resource, right.group))
+            let named =
+                if right.names.is_empty() { String::new() } else { format!(" {}", json!(right.names)) };
+            let each = right.verbs.iter();
+            each.map(move |verb| format!("{verb} {}.{}{named}", right.resource, right.group))
         })
         .collect()
 }
@@ -249,7 +254,7 @@ fn by_default_one_account_may_launch_in_one_namespace_and_no_more() {
 #[test]
 fn everything_that_can_be_asked_for_is_rendered() {
     let mut values = values();
-    for part in ["logs", "elastic", "queue", "nodes", "priority", "read", "look"] {
+    for part in ["logs", "elastic", "queue", "nodes", "priority", "leaks", "read", "look"] {
         values["rights"][part] = json!(true);
     }
     let role = "arn:aws:iam::123456789012:role/solar";

@@ -115,6 +115,7 @@ fn row(leak: &Leak, done: Option<&Result<bool>>) -> Value {
     value["fixed"] = json!(done.map(Result::is_ok));
     if let Some(Err(error)) = done {
         value["error"] = json!(error.message());
+        value["hint"] = json!(error.hint());
     }
     value
 }
@@ -138,7 +139,10 @@ fn text(found: &[Leak], done: &[Option<Result<bool>>], namespace: Option<&str>, 
             None => format!("    {}", leak.remedy()),
             Some(Ok(true)) => "    deleted".to_owned(),
             Some(Ok(false)) => "    gone already".to_owned(),
-            Some(Err(error)) => format!("    not deleted: {}", error.message()),
+            Some(Err(error)) => match error.hint() {
+                Some(hint) => format!("    not deleted: {}; {hint}", error.message()),
+                None => format!("    not deleted: {}", error.message()),
+            },
         });
     }
     // A job and what is left of its cluster hold the same machines.

@@ -2,11 +2,11 @@
 
 use std::thread::sleep;
 
-use eagleray_base::{Kind, Result};
+use eagleray_base::{Error, Kind, Result};
 use eagleray_kube::render::LAUNCH_LABEL;
 use eagleray_launch::driver;
 use eagleray_launch::launches::Launch;
-use eagleray_launch::resource::POD;
+use eagleray_launch::resource::{POD, RAY_JOB};
 use eagleray_launch::wait::PERIOD;
 use serde_json::json;
 
@@ -29,7 +29,7 @@ pub(crate) struct Logs {
     /// A pod instead of the driver; `list` names them
     #[arg(long, value_name = "NAME")]
     pod: Option<String>,
-    /// Go on until it ends
+    /// Go on until it ends; of a driver that has not begun, wait until it does
     #[arg(long, short)]
     follow: bool,
     /// How many lines at most, from the end
@@ -58,31 +58,50 @@ impl Logs {
     }
 
     fn driver(&self, run: &Run, mut launch: Launch, output: &Output) -> Result<()> {
-        let text = driver::output(&run.cluster, &launch)?;
-        tell(output, &launch.name, last_lines(&text, self.lines as usize));
-        let mut said = text.len();
-        while self.follow && !launch.phase.is_over() {
-            sleep(PERIOD);
-            // The head may be replaced meanwhile: its successor begins a new output.
+        let (mut said, mut waits) = (None, String::new());
+        loop {
+            let over = launch.phase.is_over();
             match driver::output(&run.cluster, &launch) {
                 Ok(text) => {
-                    let new = text.get(said..).unwrap_or(&text);
-                    if !new.is_empty() {
-                        output.print(new);
+                    match said {
+                        None => tell(output, &launch.name, last_lines(&text, self.lines as usize)),
+                        // The head may be replaced meanwhile: its successor begins a new output.
+                        Some(said) => match text.get(said..).unwrap_or(&text) {
+                            "" => {}
+                            new => output.print(new),
+                        },
                     }
-                    said = text.len();
+                    (said, waits) = (Some(text.len()), String::new());
                 }
-                Err(error) if matches!(error.kind(), Kind::Unavailable | Kind::NotFound) => {}
+                Err(error) if self.follow && matches!(error.kind(), Kind::Unavailable | Kind::NotFound) => {
+                    match (over, said) {
+                        (true, Some(_)) => return Ok(()),
+                        (true, None) => return Err(error),
+                        (false, _) if waits == error.message() => {}
+                        (false, _) => {
+                            error.message().clone_into(&mut waits);
+                            output.note(&waits);
+                        }
+                    }
+                }
                 Err(error) => return Err(error),
             }
-            let job =
-                run.cluster.get(eagleray_launch::resource::RAY_JOB, Some(&run.namespace), &launch.name)?;
-            match job.as_ref().and_then(Launch::of) {
-                Some(now) => launch = now,
-                None => return Ok(()),
+            if over || !self.follow {
+                return Ok(());
             }
+            sleep(PERIOD);
+            let job = run.cluster.get(RAY_JOB, Some(&run.namespace), &launch.name)?;
+            launch = match (job.as_ref().and_then(Launch::of), said) {
+                (Some(now), _) => now,
+                (None, Some(_)) => return Ok(()),
+                (None, None) => {
+                    let name = &launch.name;
+                    return Err(Error::not_found(format!(
+                        "launch `{name}` is gone, and its driver never began"
+                    )));
+                }
+            };
         }
-        Ok(())
     }
 }
 

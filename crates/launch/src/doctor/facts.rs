@@ -155,7 +155,7 @@ pub(super) fn name(object: &Value) -> &str {
 }
 
 /// A quantity of Kubernetes in its base unit.
-pub(super) fn amount(value: &Value) -> Option<f64> {
+pub(crate) fn amount(value: &Value) -> Option<f64> {
     match value {
         Value::Number(number) => number.as_f64(),
         Value::String(text) => eagleray_kube::quantity(text),

@@ -57,7 +57,7 @@ pub fn gather(cluster: &Cluster, wanted: Wanted) -> Facts {
     };
     facts.user = user(cluster);
     facts.groups =
-        answer("get /apis", cluster.get_path("/apis", None).map(|found| list(&found["groups"]).to_vec()));
+        answer("get /apis", cluster.get_path("/apis").map(|found| list(&found["groups"]).to_vec()));
     facts.rights = granted(cluster, &facts);
     of_cluster(cluster, &mut facts);
     of_namespace(cluster, &mut facts);
@@ -112,7 +112,7 @@ fn of_cluster(cluster: &Cluster, facts: &mut Facts) {
         let found = facts.kueue.found().and_then(|found| found.first());
         let place =
             found.map_or(KUEUE_NAMESPACE, |manager| text(&manager["metadata"]["namespace"])).to_owned();
-        facts.kueue_config = get(cluster, CONFIG_MAP, Some(&place), "kueue-manager-config");
+        facts.kueue_config = get(cluster, CONFIG_MAP, Some(&place), rights::KUEUE_CONFIG);
         facts.cluster_queues = all(cluster, CLUSTER_QUEUE, None);
         facts.local_queues = all(cluster, LOCAL_QUEUE, Some(&own));
     }

@@ -24,6 +24,8 @@ pub enum Part {
     Nodes,
     /// The class of heads without a queue, which no namespace holds.
     Priority,
+    /// What `eagleray runs --leaks --fix` deletes beside launches.
+    Leaks,
     /// What `lint live` and `migrate live` read beside launches.
     Read,
     /// Looking at what no namespace holds, for `doctor`, `watch`, `lint live` and `migrate live`.
@@ -32,13 +34,14 @@ pub enum Part {
 
 impl Part {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Launch,
         Self::Logs,
         Self::Elastic,
         Self::Queue,
         Self::Nodes,
         Self::Priority,
+        Self::Leaks,
         Self::Read,
         Self::Look,
     ];
@@ -52,6 +55,7 @@ impl Part {
             Self::Queue => "queue",
             Self::Nodes => "nodes",
             Self::Priority => "priority",
+            Self::Leaks => "leaks",
             Self::Read => "read",
             Self::Look => "look",
         }
@@ -74,6 +78,8 @@ pub struct Right {
     pub resource: &'static str,
     /// What is done.
     pub verbs: &'static [&'static str],
+    /// The objects that it ends at, by name; empty for all.
+    pub names: &'static [&'static str],
 }
 
 const fn right(
@@ -82,8 +88,16 @@ const fn right(
     resource: &'static str,
     verbs: &'static [&'static str],
 ) -> Right {
-    Right { part, group, resource, verbs }
+    Right { part, group, resource, verbs, names: &[] }
 }
+
+/// Of few objects, by their names.
+const fn only(names: &'static [&'static str], right: Right) -> Right {
+    Right { names, ..right }
+}
+
+/// Where Kueue's manager is told what to do.
+pub(super) const KUEUE_CONFIG: &str = "kueue-manager-config";
 
 /// Applying server-side is a patch, and a create where there is none yet.
 const APPLY: &[&str] = &["get", "create", "patch"];
@@ -109,6 +123,8 @@ pub const RIGHTS: &[Right] = &[
     right(Part::Nodes, "karpenter.sh", "nodepools", APPLY),
     right(Part::Nodes, "karpenter.k8s.aws", "ec2nodeclasses", APPLY),
     right(Part::Priority, "scheduling.k8s.io", "priorityclasses", APPLY),
+    right(Part::Leaks, "ray.io", "rayclusters", &["delete"]),
+    right(Part::Leaks, "", "pods", &["delete"]),
     right(Part::Read, "ray.io", "rayservices", &["list"]),
     right(Part::Read, "kueue.x-k8s.io", "localqueues", &["list"]),
     right(Part::Read, "policy", "poddisruptionbudgets", &["list"]),
@@ -122,6 +138,10 @@ pub const RIGHTS: &[Right] = &[
     right(Part::Look, "", "nodes", &["list"]),
     right(Part::Look, "", "namespaces", &["get", "list"]),
     right(Part::Look, "", "persistentvolumes", &["list"]),
+    only(&[KUEUE_CONFIG], right(Part::Look, "", "configmaps", &["get"])),
+    right(Part::Look, "", "resourcequotas", &["list"]),
+    right(Part::Look, "", "limitranges", &["list"]),
+    right(Part::Look, "security.istio.io", "peerauthentications", &["list"]),
     right(Part::Look, "apps", "deployments", &["list"]),
     right(Part::Look, "apps", "daemonsets", &["list"]),
     right(Part::Look, "apiextensions.k8s.io", "customresourcedefinitions", &["get"]),
@@ -154,11 +174,19 @@ pub fn needed(facts: &Facts) -> BTreeSet<Part> {
     parts
 }
 
+/// The part that gives a verb on a kind, where one does.
+pub fn part_of(group: &str, resource: &str, verb: &str) -> Option<Part> {
+    let of =
+        |right: &&Right| right.group == group && right.resource == resource && right.verbs.contains(&verb);
+    RIGHTS.iter().find(of).map(|right| right.part)
+}
+
 /// The rules of a part, as YAML: the text of the chart and of the remedy.
 pub fn rules_text(part: Part) -> String {
     let rule = |right: &Right| {
         let map = Map::new().with("apiGroups", vec![right.group]).with("resources", vec![right.resource]);
-        map.with("verbs", right.verbs.to_vec())
+        let names = (!right.names.is_empty()).then(|| right.names.to_vec());
+        map.maybe("resourceNames", names).with("verbs", right.verbs.to_vec())
     };
     let rules: Vec<Map> = RIGHTS.iter().filter(|right| right.part == part).map(rule).collect();
     let text = Map::new().with("rules", rules).document();
@@ -225,6 +253,7 @@ fn purpose(part: Part) -> &'static str {
         Part::Queue => "the launch of a run in a queue",
         Part::Nodes => "a launch with `cluster.eks.karpenter`",
         Part::Priority => "a launch without a queue, whose head has a class of its own,",
+        Part::Leaks => "`eagleray runs --leaks --fix`",
         Part::Read => "`eagleray lint live`, or `eagleray migrate live`,",
         Part::Look => "`eagleray doctor`",
     }

@@ -31,8 +31,8 @@ pub(super) const RULES: &[Rule] = &[
         why "there is nothing to decide; it costs a container beside the head and forbids that containers restart",
         fix "remove `enableInTreeAutoscaling`"; Check::Ray(autoscaler_gang)),
     rule!("autoscaler-kueue" Error in Autoscaled "RayJob, RayCluster": "the autoscaler under Kueue",
-        why "Kueue refuses it but for elastic jobs, with its gate ElasticJobsViaWorkloadSlices on",
-        fix "remove `enableInTreeAutoscaling`, or turn the gate on and annotate the job with `kueue.x-k8s.io/elastic-job: \"true\"`"; Check::Ray(autoscaler_kueue)),
+        why "Kueue refuses it but for what is annotated as elastic, under its gate ElasticJobsViaWorkloadSlices, which is on since 0.18 and off before",
+        fix "annotate with `kueue.x-k8s.io/elastic-job: \"true\"` (before Kueue 0.18 turn its gate ElasticJobsViaWorkloadSlices on too), or remove `enableInTreeAutoscaling`"; Check::Ray(autoscaler_kueue)),
     rule!("autoscaler-restart-policy" Error in Autoscaled "RayJob, RayCluster, RayService": "containers restart under autoscaler v2",
         why "KubeRay refuses a restart policy other than Never there", fix "remove `restartPolicy`, or set it to Never"; Check::Group(autoscaler_restart)),
     rule!("worker-restart-policy" Warning "RayJob, RayCluster, RayService": "workers do not restart",
@@ -176,7 +176,7 @@ fn autoscaler_kueue(ray: &Ray<'_>, say: &mut Say<'_, '_, '_>) {
     if ray.queue.is_some() && !ray.object.annotation(ELASTIC_JOB).is_true() {
         say.at(
             &ray.cluster.key("enableInTreeAutoscaling"),
-            "Kueue refuses a queued cluster with an autoscaler",
+            "Kueue refuses a queued cluster with an autoscaler and without `kueue.x-k8s.io/elastic-job`",
         );
     }
 }

@@ -26,7 +26,7 @@ pub(super) const RULES: &[Rule] = &[
         why "Kueue keeps that name for the head and refuses the object", fix "call the group something else"; Check::Ray(reserved)),
     rule!("kueue-range" Error "RayJob, RayCluster": "a range of workers under Kueue",
         why "Kueue admits `replicas` pods; those that come later are outside every quota, unless the job is elastic to Kueue too",
-        fix "annotate with `kueue.x-k8s.io/elastic-job: \"true\"` and turn ElasticJobsViaWorkloadSlices on, or give each group one number"; Check::Ray(elastic)),
+        fix "annotate with `kueue.x-k8s.io/elastic-job: \"true\"` (before Kueue 0.18 turn its gate ElasticJobsViaWorkloadSlices on too), or give each group one number"; Check::Ray(elastic)),
     rule!("queue-missing" Error "RayJob, RayCluster, LocalQueue": "the queue is not among those here",
         why "the job stays suspended for ever, without an event that says so",
         fix "correct `kueue.x-k8s.io/queue-name`, or add the LocalQueue in the job's namespace"; Check::Ray(queue_missing)),
