@@ -6,39 +6,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 import operators
 from cluster import Cluster
-from machine import missing
 from plane import ControlPlane
-from programs import ALL, CACHE, UnreachableError, build
+from programs import UnreachableError
+from session import one_plane
 from training import Corpus, make_corpus
-
-SYSTEM = {"cpu": "16", "memory": "32Gi"}
 
 
 @pytest.fixture(scope="session")
 def plane() -> Iterator[ControlPlane]:
     """The control plane, with one machine for operators; no other session of this machine has one meanwhile."""
-    if reason := missing():
-        pytest.skip(reason)
     try:
-        for program in ALL:
-            build(program)
+        with one_plane() as plane:
+            yield plane
     except UnreachableError as error:
         pytest.skip(str(error))
-    (CACHE / "locks").mkdir(parents=True, exist_ok=True)
-    with FileLock(CACHE / "locks" / "cluster-tests"):
-        plane = ControlPlane()
-        try:
-            plane.start().add("system", allocatable=SYSTEM, labels={"tests/system": "true"})
-            yield plane
-        except BaseException:
-            print(plane.logs())
-            raise
-        finally:
-            plane.stop()
 
 
 @pytest.fixture(scope="session")
@@ -51,6 +35,15 @@ def kuberay(plane: ControlPlane) -> None:
 def kueue(plane: ControlPlane, kuberay: None) -> None:
     """Kueue after KubeRay: it takes on the kinds of jobs that it finds."""
     operators.install_kueue(plane)
+
+
+@pytest.fixture(scope="session")
+def kwok(plane: ControlPlane) -> None:
+    """Who keeps machines and pods that are not there."""
+    try:
+        operators.start_kwok(plane)
+    except (UnreachableError, RuntimeError) as error:
+        pytest.skip(f"kwok cannot be built: {error}")
 
 
 @pytest.fixture

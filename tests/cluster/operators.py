@@ -7,10 +7,15 @@ from pathlib import Path
 
 import programs
 from client import Client, Object, read_manifests, wait_for
-from plane import ControlPlane
+from plane import STATE, ControlPlane
 
 # Before others: what is defined, and where it lives.
 FIRST = ("Namespace", "CustomResourceDefinition")
+KWOK_LABEL = "tests/kwok"
+KWOK_STAGES = ("node/fast", "node/heartbeat-with-lease", "pod/fast")
+# Of pods that nobody can reach.
+KWOK_ADDRESSES = "10.200.0.0/16"
+KWOK_LEASE_SECONDS = 40
 
 
 def install_kuberay(plane: ControlPlane) -> None:
@@ -33,6 +38,29 @@ def install_kueue(plane: ControlPlane) -> None:
 def install_definitions(client: Client, files: Iterable[Path]) -> None:
     """Definitions alone, without who acts on them."""
     apply_all(client, [document for file in files for document in read_manifests(file.read_text(encoding="utf-8"))])
+
+
+def kuberay_definitions() -> list[Path]:
+    """The files of what KubeRay defines."""
+    return sorted((programs.module_folder(programs.KUBERAY) / "config" / "crd" / "bases").glob("*.yaml"))
+
+
+def start_kwok(plane: ControlPlane) -> None:
+    """Who keeps the machines that carry `KWOK_LABEL` and the pods on them, after the stages of its own module."""
+    binary = programs.build(programs.KWOK)
+    stages = programs.module_folder(programs.KWOK) / "kustomize" / "stage"
+    files = [file for folder in KWOK_STAGES for file in sorted((stages / folder).glob("*.yaml"))]
+    told = [file.read_text(encoding="utf-8") for file in files if file.name != "kustomization.yaml"]
+    configuration = STATE / "kwok.yaml"
+    configuration.write_text("\n---\n".join(told), encoding="utf-8")
+    options = {
+        "kubeconfig": STATE / "admin.conf",
+        "config": configuration,
+        "manage-nodes-with-label-selector": f"{KWOK_LABEL}=true",
+        "cidr": KWOK_ADDRESSES,
+        "node-lease-duration-seconds": KWOK_LEASE_SECONDS,
+    }
+    plane.start_program("kwok", [binary, *(f"--{name}={value}" for name, value in options.items())])
 
 
 def _default(plane: ControlPlane, program: programs.Program) -> list[Object]:

@@ -84,7 +84,8 @@ class ControlPlane:
         files = sorted((STATE / "log").glob("program-*"))
         return "".join(f"--- {file.name}\n{file.read_text(errors='replace')[-2000:]}" for file in files)
 
-    def _start(self, name: str, command: Sequence[str | Path]) -> None:
+    def start_program(self, name: str, command: Sequence[str | Path]) -> None:
+        """A program that goes with the control plane."""
         with (STATE / "log" / f"program-{name}").open("wb") as log:
             process = subprocess.Popen(
                 [*KILLED_WITH_PARENT, *map(str, command)],
@@ -107,7 +108,7 @@ class ControlPlane:
             "initial-advertise-peer-urls": peers,
             "initial-cluster": f"default={peers}",
         }
-        self._start("etcd", [self._etcd, "--unsafe-no-fsync", *_flags(options)])
+        self.start_program("etcd", [self._etcd, "--unsafe-no-fsync", *_flags(options)])
 
     def _start_api_server(self) -> None:
         options = {
@@ -137,7 +138,7 @@ class ControlPlane:
             "audit-policy-file": "pki/audit.yaml",
             "audit-log-path": AUDIT,
         }
-        self._start("kube-apiserver", [self.kubernetes, "kube-apiserver", *_flags(options)])
+        self.start_program("kube-apiserver", [self.kubernetes, "kube-apiserver", *_flags(options)])
 
     def _start_controllers(self) -> None:
         common = {"kubeconfig": STATE / "admin.conf", "leader-elect": "false", "bind-address": network.GATEWAY}
@@ -148,9 +149,9 @@ class ControlPlane:
             # A node that is ready is seen as ready after a second instead of eight.
             "node-monitor-period": "1s",
         }
-        self._start("kube-controller-manager", [self.kubernetes, "kube-controller-manager", *_flags(manager)])
+        self.start_program("kube-controller-manager", [self.kubernetes, "kube-controller-manager", *_flags(manager)])
         scheduler = common | {"cert-dir": STATE / "pki" / "scheduler"}
-        self._start("kube-scheduler", [self.kubernetes, "kube-scheduler", *_flags(scheduler)])
+        self.start_program("kube-scheduler", [self.kubernetes, "kube-scheduler", *_flags(scheduler)])
 
     def _make_certificates(self) -> None:
         """One authority, one certificate for the server and one for its front, one key for accounts."""

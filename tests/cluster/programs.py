@@ -72,6 +72,8 @@ KUBERAY = Program(
 )
 KUEUE = Program(name="kueue", module="sigs.k8s.io/kueue", package="sigs.k8s.io/kueue/cmd/kueue")
 ALL = (ETCD, KUBERNETES, KUBERAY, KUEUE)
+# Machines and pods by the thousand that are not there; few want them, who do build it.
+KWOK = Program(name="kwok", module="sigs.k8s.io/kwok", package="sigs.k8s.io/kwok/cmd/kwok")
 
 
 def build(program: Program) -> Path:

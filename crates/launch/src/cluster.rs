@@ -400,20 +400,6 @@ impl Cluster {
     where
         F: Future<Output = kube::Result<T>>,
     {
-<<<<<<< HEAD
-        runtime().block_on(async {
-            let mut pause = PAUSE;
-            for tries in 1.. {
-                let answer = tokio::time::timeout(self.answer_max, request()).await;
-                match answer.map_err(|_elapsed| self.silent(what))? {
-                    Err(error) if tries < TRIES && is_passing(&error) => tokio::time::sleep(pause).await,
-                    answer => return answer.map_err(|error| self.told(what, resource, error)),
-                }
-                pause *= 2;
-            }
-            unreachable!("the last try returns")
-        })
-=======
         runtime().block_on(self.tried(what, resource, request))
     }
 
@@ -422,15 +408,15 @@ impl Cluster {
         F: Future<Output = kube::Result<T>>,
     {
         let mut pause = PAUSE;
-        for _ in 1..TRIES {
-            match request().await {
-                Err(error) if is_passing(&error) => tokio::time::sleep(pause).await,
+        for tries in 1.. {
+            let answer = tokio::time::timeout(self.answer_max, request()).await;
+            match answer.map_err(|_elapsed| self.silent(what))? {
+                Err(error) if tries < TRIES && is_passing(&error) => tokio::time::sleep(pause).await,
                 answer => return answer.map_err(|error| self.told(what, resource, error)),
             }
             pause *= 2;
         }
-        request().await.map_err(|error| self.told(what, resource, error))
->>>>>>> hA
+        unreachable!("the last try returns")
     }
 
     fn silent(&self, what: &str) -> Error {

@@ -7,7 +7,7 @@ use eagleray_run::claim::{self, End};
 use eagleray_run::heartbeat::{self, Heartbeat};
 use eagleray_run::huggingface;
 use eagleray_run::world;
-use eagleray_run::{Claimant, Ledger, World, account, read_ledger};
+use eagleray_run::{Claimant, Ledger, World, account, read_before, read_ledger};
 use eagleray_store::Store;
 use pyo3::prelude::*;
 
@@ -77,6 +77,12 @@ fn running_world(py: Python<'_>, store_url: &str) -> PyResult<String> {
 #[pyfunction(name = "read_ledger")]
 fn read_ledger_json(py: Python<'_>, store_url: &str) -> PyResult<String> {
     py.detach(|| render(&read_ledger(&Store::open(store_url)?)?)).map_err(to_py)
+}
+
+/// The last step that any attempt took, and all anomalies, as JSON: `reached` and `anomalies`.
+#[pyfunction(name = "read_before")]
+fn read_before_json(py: Python<'_>, store_url: &str) -> PyResult<String> {
+    py.detach(|| render(&read_before(&Store::open(store_url)?)?)).map_err(to_py)
 }
 
 /// What the ledger adds up to: the content of `report.json`.
@@ -171,6 +177,7 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(remove_world, module)?)?;
     module.add_function(wrap_pyfunction!(world_of_attempt, module)?)?;
     module.add_function(wrap_pyfunction!(running_world, module)?)?;
+    module.add_function(wrap_pyfunction!(read_before_json, module)?)?;
     module.add_function(wrap_pyfunction!(read_ledger_json, module)?)?;
     module.add_function(wrap_pyfunction!(account_json, module)?)?;
     module.add_function(wrap_pyfunction!(read_huggingface, module)?)?;

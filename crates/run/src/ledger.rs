@@ -2,6 +2,7 @@
 
 use eagleray_base::{Error, Result};
 use eagleray_store::{ObjectInfo, Store};
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::claim;
@@ -80,17 +81,60 @@ impl Ledger {
 /// # Errors
 /// As the store; `Corrupt` naming object and line.
 pub fn read_ledger(store: &Store) -> Result<Vec<Event>> {
+    let mut events: Vec<Event> = each_object(store, |events| events)?.into_iter().flatten().collect();
+    sort(&mut events);
+    Ok(events)
+}
+
+/// What a new attempt must know of those before it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Before {
+    /// The last step that any of them took, since what is done again is recomputation; 0 where there was none.
+    pub reached: u64,
+    /// Their anomalies, by attempt and time.
+    pub anomalies: Vec<Event>,
+}
+
+/// What all attempts so far have come to, without holding their events: those of 512 ranks are 2 million an hour.
+///
+/// # Errors
+/// As the store; `Corrupt` naming object and line.
+pub fn read_before(store: &Store) -> Result<Before> {
+    let parts = each_object(store, |events| Before {
+        reached: events
+            .iter()
+            .filter(|event| event.kind == "step")
+            .filter_map(|event| event.step)
+            .max()
+            .unwrap_or(0),
+        anomalies: events.into_iter().filter(|event| event.kind == "anomaly").collect(),
+    })?;
+    let mut before = Before::default();
+    for part in parts {
+        before.reached = before.reached.max(part.reached);
+        before.anomalies.extend(part.anomalies);
+    }
+    sort(&mut before.anomalies);
+    Ok(before)
+}
+
+fn sort(events: &mut [Event]) {
+    events.sort_by(|a, b| a.attempt.cmp(&b.attempt).then(a.t.total_cmp(&b.t)));
+}
+
+/// What `keep` leaves of the events that count of each object, in no order that means anything.
+fn each_object<T: Send>(store: &Store, keep: impl Fn(Vec<Event>) -> T + Sync) -> Result<Vec<T>> {
     let claims = claim::all(store)?;
     let objects = store.list(paths::LEDGER)?;
-    let mut events = Vec::new();
-    for (attempt, read) in read_objects(store, &objects) {
+    let read = |&(attempt, path): &(u32, &str)| {
         let superseded =
             claims.iter().filter(|claim| claim.attempt > attempt).map(|claim| claim.claimed_us).min();
         let until = superseded.map_or(f64::INFINITY, |us| us as f64 / 1e6);
-        events.extend(read?.into_iter().filter(|event| event.t <= until));
-    }
-    events.sort_by(|a, b| a.attempt.cmp(&b.attempt).then(a.t.total_cmp(&b.t)));
-    Ok(events)
+        let mut events = read_object(store, path, attempt)?;
+        events.retain(|event| event.t <= until);
+        Ok(keep(events))
+    };
+    read_objects(&objects, &read).into_iter().collect()
 }
 
 /// The events of one object.
@@ -111,15 +155,17 @@ pub(crate) fn read_object(store: &Store, path: &str, attempt: u32) -> Result<Vec
     Ok(events)
 }
 
-/// Every ledger object with its attempt, in the order of `objects`; many are read at once.
-fn read_objects(store: &Store, objects: &[ObjectInfo]) -> Vec<(u32, Result<Vec<Event>>)> {
+/// What `read` makes of every ledger object and its attempt, in the order of `objects`; many are read at once.
+fn read_objects<T: Send>(
+    objects: &[ObjectInfo],
+    read: &(impl Fn(&(u32, &str)) -> Result<T> + Sync),
+) -> Vec<Result<T>> {
     let wanted: Vec<(u32, &str)> = objects
         .iter()
         .filter_map(|object| {
             paths::parts_of_ledger_object(&object.path).map(|parts| (parts.0, object.path.as_str()))
         })
         .collect();
-    let read = |&(attempt, path): &(u32, &str)| (attempt, read_object(store, path, attempt));
     let share = wanted.len().div_ceil(READERS_MAX).max(READER_OBJECTS_MIN);
     if wanted.len() <= share {
         return wanted.iter().map(read).collect();

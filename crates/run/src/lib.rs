@@ -42,7 +42,7 @@ pub mod world;
 pub use account::Account;
 pub use claim::{Claim, Claimant, is_current};
 pub use event::Event;
-pub use ledger::{Ledger, read_ledger};
+pub use ledger::{Before, Ledger, read_before, read_ledger};
 pub use recent::Recent;
 pub use runs::{RunState, Summary};
 pub use world::World;

@@ -9,7 +9,7 @@ use crate::claim::{self, Claimant, End};
 use crate::event::{CAUSES, Event};
 use crate::heartbeat::Heartbeat;
 use crate::timeline::Timeline;
-use crate::{Ledger, account, is_current, paths, read_ledger, stop};
+use crate::{Ledger, account, is_current, paths, read_before, read_ledger, stop};
 
 fn store(name: &str) -> Store {
     Store::open(&format!("memory://run-{name}")).unwrap()
@@ -150,6 +150,34 @@ fn what_an_attempt_wrote_after_the_next_was_claimed_does_not_count() {
         .unwrap();
     ledger.flush().unwrap();
     assert_eq!(read_ledger(&store).unwrap().len(), 1);
+}
+
+#[test]
+fn what_came_before_is_the_furthest_step_and_the_anomalies_that_count() {
+    let store = store("before");
+    claim::claim(&store, &elsewhere(1), || Ok(None)).unwrap();
+    let second = claim::claim(&store, &Claimant { take_over: true, ..elsewhere(2) }, || Ok(None)).unwrap();
+    let until = second.claimed_us as f64 / 1e6;
+    assert_eq!(read_before(&store).unwrap().reached, 0);
+    // More objects than one thread reads; those of the second attempt count too, though it did not get as far.
+    for attempt in [1, 2] {
+        let mut ledger = Ledger::open(&store, attempt, "driver").unwrap();
+        for step in 1..=20 / attempt {
+            let t = until - 30.0 + f64::from(step) + 20.0 * f64::from(attempt - 1);
+            let told =
+                json!([{"t": t, "kind": "step", "step": step}, {"t": t, "kind": "anomaly", "step": step}]);
+            ledger.append(&told.to_string()).unwrap();
+            ledger.flush().unwrap();
+        }
+    }
+    let mut late = Ledger::open(&store, 1, "driver").unwrap();
+    late.append(&json!({"t": until + 1.0, "kind": "step", "step": 99}).to_string()).unwrap();
+    late.flush().unwrap();
+    let before = read_before(&store).unwrap();
+    let all = read_ledger(&store).unwrap();
+    let anomalies: Vec<Event> = all.into_iter().filter(|event| event.kind == "anomaly").collect();
+    assert_eq!((before.reached, before.anomalies.len()), (20, 30));
+    assert_eq!(before.anomalies, anomalies);
 }
 
 #[test]

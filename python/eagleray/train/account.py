@@ -18,9 +18,8 @@ BINARY_SECONDS_MAX = 120
 
 def told_before(store_url: str) -> tuple[int, list[dict[str, Any]]]:
     """The last step that any attempt took, since what a new one does again is recomputation; and all anomalies."""
-    events = json.loads(_core.read_ledger(store_url))
-    reached = max((int(event["step"]) for event in events if event["kind"] == "step"), default=0)
-    return reached, [event for event in events if event["kind"] == "anomaly"]
+    before = json.loads(_core.read_before(store_url))
+    return int(before["reached"]), before["anomalies"]
 
 
 def summary(store_url: str, name: str, outcome: str, step: int) -> dict[str, Any]:
