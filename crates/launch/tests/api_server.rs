@@ -173,7 +173,7 @@ fn a_head_that_takes_a_request_and_never_answers_is_not_waited_for() {
         "clusters": [{"name": "a", "cluster": {"server": format!("http://{}", silent.local_addr().unwrap())}}],
         "users": [{"name": "a", "user": {}}], "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}]});
     std::fs::write(&path, config.to_string()).unwrap();
-    let cluster = Cluster::connect(&Connection { kubeconfig: Some(path), context: None }).unwrap();
+    let cluster = Cluster::connect(&Connection { kubeconfig: Some(path), ..Connection::default() }).unwrap();
     let error = cluster.get_behind("/logs", None, Duration::from_millis(200)).unwrap_err();
     assert_eq!((error.kind(), error.message()), (Kind::Unavailable, "/logs: no answer within 0.2 s"));
 }

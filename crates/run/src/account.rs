@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::claim::{self, Claim, End};
 use crate::event::Event;
-use crate::ledger::read_ledger;
+use crate::ledger::read_joined;
 use crate::paths;
 use crate::runs::{RunState, state_of};
 use crate::timeline::{Seconds, Timeline};
@@ -88,7 +88,7 @@ pub fn of_store(store: &Store) -> Result<Account> {
     let claims = claim::all(store)?;
     let ends = claims.iter().map(|claim| claim::end_of(store, claim.attempt)).collect::<Result<Vec<_>>>()?;
     let resolved = resolved(store)?;
-    let mut account = of_events(&read_ledger(store)?, &claims, &ends, &resolved);
+    let mut account = of_events(&read_joined(store)?, &claims, &ends, &resolved);
     store.url().clone_into(&mut account.store);
     account.state = state_of(store, claims.last(), ends.last().and_then(Option::as_ref))?;
     if let Some(row) = account.attempts.last_mut().filter(|_| account.state == RunState::Running) {

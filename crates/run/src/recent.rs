@@ -74,8 +74,8 @@ pub fn recent(store: &Store) -> Result<Recent> {
 /// speaks of a step and those after it, at most so many.
 pub(crate) fn newest_events(store: &Store, attempt: u32, objects_max: usize) -> Result<Vec<Event>> {
     let mut events = VecDeque::new();
-    for object in store.list(&paths::ledger(attempt))?.iter().rev().take(objects_max) {
-        let read = read_object(store, &object.path, attempt)?;
+    for path in newest_objects(store, attempt)?.take(objects_max) {
+        let read = read_object(store, &path, attempt)?;
         let enough = read.iter().any(|event| event.kind == "step");
         for event in read.into_iter().rev() {
             events.push_front(event);
@@ -85,6 +85,30 @@ pub(crate) fn newest_events(store: &Store, attempt: u32, objects_max: usize) -> 
         }
     }
     Ok(events.into())
+}
+
+/// The paths of an attempt's ledger, the newest first. A week of flushes is 600,000 objects, so they are not listed:
+/// their numbers have no gaps, and the last is sought.
+fn newest_objects(store: &Store, attempt: u32) -> Result<impl Iterator<Item = String>> {
+    let first = store.first(&paths::ledger(attempt))?;
+    let parts = first.as_ref().and_then(|object| paths::parts_of_ledger_object(&object.path));
+    let (writer, first) = parts.map_or(("", 1), |(_, writer, number)| (writer, number));
+    let mut last = if writer.is_empty() { 0 } else { first };
+    let path = |number: u64| paths::ledger_object(attempt, writer, number);
+    // Doubled until it is too far, then halved back.
+    let mut stride = u64::from(last > 0);
+    while stride > 0 && store.head(&path(last + stride))?.is_some() {
+        last += stride;
+        stride *= 2;
+    }
+    while stride > 1 {
+        stride /= 2;
+        if store.head(&path(last + stride))?.is_some() {
+            last += stride;
+        }
+    }
+    let writer = writer.to_owned();
+    Ok((first..=last).rev().map(move |number| paths::ledger_object(attempt, &writer, number)))
 }
 
 /// The same of events in the order in which they were written; state, attempt and end are the caller's.
@@ -153,6 +177,20 @@ mod tests {
         let after = r#"{"t":30,"kind":"step","rank":0,"step":8,"start":28,"end":30,"tokens":4000,"world":4}"#;
         let mended = of_events(&events(&[STEP, failure, generation, after]));
         assert_eq!((mended.failure, mended.forming, mended.step), (None, None, 8));
+    }
+
+    #[test]
+    fn the_newest_objects_of_a_ledger_are_found_without_a_listing() {
+        for count in (0..20_u64).chain([100, 127, 128, 129]) {
+            let store = Store::open(&format!("memory://recent-newest-{count}")).unwrap();
+            for number in 1..=count {
+                store.put(&paths::ledger_object(1, "driver", number), "").unwrap();
+            }
+            let found: Vec<String> = newest_objects(&store, 1).unwrap().collect();
+            let wanted: Vec<String> =
+                (1..=count).rev().map(|number| paths::ledger_object(1, "driver", number)).collect();
+            assert_eq!(found, wanted);
+        }
     }
 
     #[test]

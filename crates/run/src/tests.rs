@@ -4,10 +4,12 @@ use eagleray_base::Kind;
 use eagleray_store::Store;
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
 use crate::claim::{self, Claimant, End};
 use crate::event::{CAUSES, Event};
 use crate::heartbeat::Heartbeat;
+use crate::ledger::read_joined;
 use crate::timeline::Timeline;
 use crate::{Ledger, account, is_current, paths, read_before, read_ledger, stop};
 
@@ -323,6 +325,78 @@ fn a_killed_run_is_accounted_second_by_second() {
     assert_eq!((account.steps, account.tokens), (2, 1200));
     assert!((account.tokens_per_second - 200.0).abs() < 1e-9);
     assert!((account.step_shares["data_wait"] - 0.5 / 3.0).abs() < 1e-9);
+}
+
+/// 300 seconds of four ranks, a validation after every 50 steps, and a rank that died in between.
+fn long_run(store: &Store) {
+    let attempt = claim::claim(store, &elsewhere(1), || Ok(None)).unwrap().attempt;
+    let begun = 4e9;
+    let mut ledger = Ledger::open(store, attempt, "driver").unwrap();
+    let say = |ledger: &mut Ledger, value: Value| ledger.append(&value.to_string()).unwrap();
+    let mut t = begun;
+    for generation in 0..2 {
+        say(&mut ledger, json!({"t": t, "kind": "generation", "generation": generation, "world": 4}));
+        for step in 1..=150 {
+            for rank in 0..4 {
+                let stall = if step % 20 == 0 { 0.5 } else { 0.0 };
+                say(
+                    &mut ledger,
+                    json!({"t": t + 1.0, "kind": "step", "rank": rank, "generation": generation, "start": t, "end": t + 1.0,
+                    "step": generation * 100 + step, "data_wait": 0.0625, "compute": 0.875 - stall, "checkpoint_stall": stall,
+                    "recompute": generation == 1 && step <= 50, "loss": 3.0, "tokens": 512, "order_digest": "ab",
+                    "token_digest": "cd", "memory": {"a": [1, 2, 3]}}),
+                );
+            }
+            t += 1.0;
+            if step % 50 == 0 {
+                for rank in 0..4 {
+                    say(
+                        &mut ledger,
+                        json!({"t": t + 2.0, "kind": "span", "cause": "validation", "rank": rank, "generation": generation,
+                        "start": t, "end": t + 2.0}),
+                    );
+                }
+                t += 2.0;
+            }
+            ledger.flush().unwrap();
+        }
+        say(
+            &mut ledger,
+            json!({"t": t + 5.0, "kind": "failure", "generation": generation, "reason": "a worker died"}),
+        );
+        t += 20.0;
+    }
+    ledger.flush().unwrap();
+}
+
+#[test]
+fn an_account_of_joined_steps_is_that_of_all_of_them() {
+    let store = store("joined");
+    long_run(&store);
+    let (all, joined) = (read_ledger(&store).unwrap(), read_joined(&store).unwrap());
+    assert_eq!(all.iter().filter(|event| event.kind == "step").count(), 1200);
+    let of_others = joined.iter().filter(|event| event.kind == "step" && event.rank != Some(0)).count();
+    // Each rank but the first in stretches of ten seconds at most, some of which the readers cut.
+    assert!((90..200).contains(&of_others), "{of_others}");
+    let claims = claim::all(&store).unwrap();
+    let of = |events: &[Event]| account::of_events(events, &claims, &[None], &Value::Null);
+    let (wanted, found) = (of(&all), of(&joined));
+    assert_eq!(
+        (found.steps, found.tokens, &found.train_loss, &found.digests, &found.attempts),
+        (wanted.steps, wanted.tokens, &wanted.train_loss, &wanted.digests, &wanted.attempts)
+    );
+    let close = |a: &BTreeMap<&str, f64>, b: &BTreeMap<&str, f64>, within: f64| {
+        for cause in a.keys().chain(b.keys()) {
+            let (a, b) = (a.get(cause).unwrap_or(&0.0), b.get(cause).unwrap_or(&0.0));
+            assert!((a - b).abs() < within, "{cause}: {a} {b}");
+        }
+    };
+    close(&found.shares, &wanted.shares, 1e-6);
+    close(&found.step_shares, &wanted.step_shares, 1e-6);
+    // A stall lies somewhere within its stretch: a band is a second and a half, of four ranks.
+    for (found, wanted) in found.bands.iter().zip(&wanted.bands) {
+        close(found, wanted, 1.0);
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::event::{CAUSES, Event, UNATTRIBUTED};
 
 /// Stretches of equal length that a run's time is cut into for plotting.
-const BANDS: usize = 240;
+pub(crate) const BANDS: usize = 240;
 
 /// Seconds by cause.
 pub type Seconds = BTreeMap<&'static str, f64>;
