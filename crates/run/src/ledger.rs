@@ -4,17 +4,21 @@ use std::collections::BTreeMap;
 
 use eagleray_base::{Error, Result};
 use eagleray_store::Store;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::claim;
+use crate::claim::{self, Claim};
 use crate::event::Event;
 use crate::paths;
+use crate::recent::newest_objects;
 
 /// A day of flushes is tens of thousands of objects: from S3 they are read by this many threads.
 const READERS_MAX: usize = 32;
 /// Fewer objects than this are not worth a thread.
 const READER_OBJECTS_MIN: usize = 8;
+
+/// After so many objects what they come to is put again: a new attempt reads that, and the objects since.
+const TOLD_OBJECTS: u64 = 256;
 
 /// The events of one writer of an attempt. Each flush is one object; nothing is ever changed.
 pub struct Ledger {
@@ -23,6 +27,7 @@ pub struct Ledger {
     writer: String,
     next: u64,
     lines: String,
+    told: Told,
 }
 
 impl Ledger {
@@ -31,11 +36,16 @@ impl Ledger {
     /// # Errors
     /// As the store.
     pub fn open(store: &Store, attempt: u32, writer: &str) -> Result<Self> {
-        let objects = store.list(&paths::ledger(attempt))?;
-        let numbers = objects.iter().filter_map(|object| paths::parts_of_ledger_object(&object.path));
-        let last = numbers.filter(|(_, by, _)| *by == writer).map(|(_, _, number)| number).max();
-        let next = last.map_or(1, |last| last + 1);
-        Ok(Self { store: store.clone(), attempt, writer: writer.to_owned(), next, lines: String::new() })
+        let told = Told::of(store, attempt, f64::INFINITY)?;
+        let next = told.objects + 1;
+        Ok(Self {
+            store: store.clone(),
+            attempt,
+            writer: writer.to_owned(),
+            next,
+            lines: String::new(),
+            told,
+        })
     }
 
     /// Adds an event, or a list of events, given as JSON; nothing is written yet.
@@ -48,15 +58,17 @@ impl Ledger {
         let events = if let Value::Array(events) = value { events } else { vec![value] };
         for event in events {
             let line = event.to_string();
-            serde_json::from_str::<Event>(&line)
+            let event = serde_json::from_str(&line)
                 .map_err(|error| Error::internal(format!("an event: {error}: {line}")))?;
+            self.told.add(event);
             self.lines.push_str(&line);
             self.lines.push('\n');
         }
         Ok(())
     }
 
-    /// Writes what was added as one object. Where that fails the events stay, for the next flush.
+    /// Writes what was added as one object. Where that fails the events stay, for the next flush. Once in a while puts
+    /// what all of them come to, too.
     ///
     /// # Errors
     /// As the store.
@@ -74,6 +86,11 @@ impl Ledger {
             self.lines.drain(..written);
             self.next += 1;
         }
+        if self.next > self.told.objects + TOLD_OBJECTS {
+            let told = Told { objects: self.next - 1, ..self.told.clone() };
+            self.store.put(&paths::told(self.attempt), told.to_json())?;
+            self.told = told;
+        }
         Ok(())
     }
 }
@@ -83,7 +100,10 @@ impl Ledger {
 /// # Errors
 /// As the store; `Corrupt` naming object and line.
 pub fn read_ledger(store: &Store) -> Result<Vec<Event>> {
-    let parts = fold_objects(store, |_| Vec::new(), |all: &mut Vec<Event>, events| all.extend(events))?;
+    let claims = claim::all(store)?;
+    let until = |attempt| counts_until(&claims, attempt);
+    let add = |all: &mut Vec<Event>, events| all.extend(events);
+    let parts = fold_objects(store, &all_objects(store)?, until, Vec::new, add)?;
     let mut events: Vec<Event> = parts.into_iter().flatten().collect();
     sort(&mut events);
     Ok(events)
@@ -95,14 +115,25 @@ pub fn read_ledger(store: &Store) -> Result<Vec<Event>> {
 /// # Errors
 /// As the store; `Corrupt` naming object and line.
 pub(crate) fn read_joined(store: &Store) -> Result<Vec<Event>> {
-    let parts = fold_objects(store, Joined::of_objects, Joined::extend)?;
+    let claims = claim::all(store)?;
+    let objects = all_objects(store)?;
+    let moment = |object: Option<&(u32, String)>| -> Result<Option<f64>> {
+        let events = object.map(|(attempt, path)| read_object(store, path, *attempt)).transpose()?;
+        Ok(events.and_then(|events| events.last().map(|event| event.t)))
+    };
+    let seconds = match (moment(objects.first())?, moment(objects.last())?) {
+        (Some(first), Some(last)) => last - first,
+        _ => 0.0,
+    };
+    let until = |attempt| counts_until(&claims, attempt);
+    let parts = fold_objects(store, &objects, until, || Joined::over(seconds), Joined::extend)?;
     let mut events: Vec<Event> = parts.into_iter().flat_map(Joined::into_events).collect();
     sort(&mut events);
     Ok(events)
 }
 
 /// What a new attempt must know of those before it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Before {
     /// The last step that any of them took, since what is done again is recomputation; 0 where there was none.
     pub reached: u64,
@@ -110,63 +141,134 @@ pub struct Before {
     pub anomalies: Vec<Event>,
 }
 
+impl Before {
+    fn add(&mut self, event: Event) {
+        match event.kind.as_str() {
+            "step" => self.reached = self.reached.max(event.step.unwrap_or(0)),
+            "anomaly" => self.anomalies.push(event),
+            _ => {}
+        }
+    }
+
+    fn join(&mut self, other: Self) {
+        self.reached = self.reached.max(other.reached);
+        self.anomalies.extend(other.anomalies);
+    }
+}
+
 /// What all attempts so far have come to, without holding their events: those of 512 ranks are 2 million an hour.
+/// Of each attempt's ledger only the end is read.
 ///
 /// # Errors
 /// As the store; `Corrupt` naming object and line.
 pub fn read_before(store: &Store) -> Result<Before> {
-    let look = |before: &mut Before, events: Vec<Event>| {
-        let steps = events.iter().filter(|event| event.kind == "step").filter_map(|event| event.step);
-        before.reached = steps.fold(before.reached, u64::max);
-        before.anomalies.extend(events.into_iter().filter(|event| event.kind == "anomaly"));
-    };
-    let parts = fold_objects(store, |_| Before::default(), look)?;
+    let claims = claim::all(store)?;
     let mut before = Before::default();
-    for part in parts {
-        before.reached = before.reached.max(part.reached);
-        before.anomalies.extend(part.anomalies);
+    for claim in &claims {
+        before.join(Told::of(store, claim.attempt, counts_until(&claims, claim.attempt))?.before);
     }
     sort(&mut before.anomalies);
     Ok(before)
+}
+
+/// What the first objects of an attempt's ledger come to. Follows from them, so that it may be missing at any time.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Told {
+    format: String,
+    format_version: u32,
+    /// The number of the last object that it speaks of.
+    objects: u64,
+    /// The time of the last event.
+    t: f64,
+    #[serde(flatten)]
+    before: Before,
+}
+
+impl Told {
+    const FORMAT: &str = "eagleray.told";
+    const VERSION: u32 = 1;
+
+    /// What the events of an attempt until `until` come to: what was put, and the objects since.
+    fn of(store: &Store, attempt: u32, until: f64) -> Result<Self> {
+        let mut told = Self::put_by(store, attempt)?.filter(|told| told.t <= until).unwrap_or_default();
+        let mut since: Vec<(u32, String)> =
+            newest_objects(store, attempt, told.objects)?.map(|path| (attempt, path)).collect();
+        since.reverse();
+        told.objects += since.len() as u64;
+        let add = |told: &mut Self, events: Vec<Event>| events.into_iter().for_each(|event| told.add(event));
+        for part in fold_objects(store, &since, |_| until, Self::default, add)? {
+            told.t = told.t.max(part.t);
+            told.before.join(part.before);
+        }
+        Ok(told)
+    }
+
+    /// What a ledger has put; what cannot be read is as good as missing.
+    fn put_by(store: &Store, attempt: u32) -> Result<Option<Self>> {
+        let path = paths::told(attempt);
+        if store.head(&path)?.is_none() {
+            return Ok(None);
+        }
+        let read: Option<Self> = serde_json::from_slice(&store.get(&path)?).ok();
+        Ok(read.filter(|told| told.format == Self::FORMAT && told.format_version == Self::VERSION))
+    }
+
+    fn add(&mut self, event: Event) {
+        self.t = self.t.max(event.t);
+        self.before.add(event);
+    }
+
+    fn to_json(&self) -> Vec<u8> {
+        let told = Self { format: Self::FORMAT.to_owned(), format_version: Self::VERSION, ..self.clone() };
+        serde_json::to_vec(&told).expect("numbers and text")
+    }
+}
+
+/// Until when the events of an attempt count: until a newer one was claimed.
+fn counts_until(claims: &[Claim], attempt: u32) -> f64 {
+    let newer = claims.iter().filter(|claim| claim.attempt > attempt).map(|claim| claim.claimed_us).min();
+    newer.map_or(f64::INFINITY, |us| us as f64 / 1e6)
 }
 
 fn sort(events: &mut [Event]) {
     events.sort_by(|a, b| a.attempt.cmp(&b.attempt).then(a.t.total_cmp(&b.t)));
 }
 
-/// The events that count, object by object in the order of time, folded into several parts: many objects are read at
-/// once. `begin` is told how many objects there are in all.
+/// The objects of all attempts, in the order of time.
+fn all_objects(store: &Store) -> Result<Vec<(u32, String)>> {
+    let objects = store.list(paths::LEDGER)?.into_iter();
+    let ours = objects.filter_map(|object| {
+        let (attempt, ..) = paths::parts_of_ledger_object(&object.path)?;
+        Some((attempt, object.path))
+    });
+    Ok(ours.collect())
+}
+
+/// Folds the events of `objects` that count, object by object, into several parts: many are read at once. `until` says
+/// of an attempt until when its events do.
 fn fold_objects<T: Send>(
     store: &Store,
-    begin: impl Fn(usize) -> T + Sync,
+    objects: &[(u32, String)],
+    until: impl Fn(u32) -> f64 + Sync,
+    begin: impl Fn() -> T + Sync,
     fold: impl Fn(&mut T, Vec<Event>) + Sync,
 ) -> Result<Vec<T>> {
-    let claims = claim::all(store)?;
-    let objects = store.list(paths::LEDGER)?;
-    let wanted: Vec<(u32, &str)> = objects
-        .iter()
-        .filter_map(|object| {
-            paths::parts_of_ledger_object(&object.path).map(|parts| (parts.0, object.path.as_str()))
-        })
-        .collect();
-    let read = |share: &[(u32, &str)]| {
-        let mut part = begin(wanted.len());
-        for &(attempt, path) in share {
-            let superseded =
-                claims.iter().filter(|claim| claim.attempt > attempt).map(|claim| claim.claimed_us).min();
-            let until = superseded.map_or(f64::INFINITY, |us| us as f64 / 1e6);
-            let mut events = read_object(store, path, attempt)?;
+    let read = |share: &[(u32, String)]| {
+        let mut part = begin();
+        for (attempt, path) in share {
+            let mut events = read_object(store, path, *attempt)?;
+            let until = until(*attempt);
             events.retain(|event| event.t <= until);
             fold(&mut part, events);
         }
         Ok(part)
     };
-    let share = wanted.len().div_ceil(READERS_MAX).max(READER_OBJECTS_MIN);
-    if wanted.len() <= share {
-        return Ok(vec![read(&wanted)?]);
+    let share = objects.len().div_ceil(READERS_MAX).max(READER_OBJECTS_MIN);
+    if objects.len() <= share {
+        return Ok(vec![read(objects)?]);
     }
     std::thread::scope(|scope| {
-        let readers: Vec<_> = wanted.chunks(share).map(|share| scope.spawn(|| read(share))).collect();
+        let readers: Vec<_> = objects.chunks(share).map(|share| scope.spawn(|| read(share))).collect();
         let joined = readers.into_iter().map(|reader| match reader.join() {
             Ok(part) => part,
             Err(panic) => std::panic::resume_unwind(panic),
@@ -204,9 +306,9 @@ struct Joined {
 }
 
 impl Joined {
-    /// Flushes are a second apart at least, so their number says how long a run is.
-    fn of_objects(count: usize) -> Self {
-        let seconds_max = (count as f64 * JOINED_SHARE).max(JOINED_SECONDS_MIN);
+    /// For a run of so many seconds.
+    fn over(seconds: f64) -> Self {
+        let seconds_max = (seconds * JOINED_SHARE).max(JOINED_SECONDS_MIN);
         Self { seconds_max, events: Vec::new(), open: BTreeMap::new() }
     }
 

@@ -10,6 +10,8 @@ pub const ATTEMPTS: &str = "attempts";
 pub const WORLD: &str = "world";
 /// The folder of events.
 pub const LEDGER: &str = "ledger";
+/// What each attempt's ledger comes to so far.
+pub const TOLD: &str = "told";
 /// The folder of saves.
 pub const CHECKPOINTS: &str = "checkpoints";
 /// The folder of what was decided of single batches.
@@ -52,6 +54,11 @@ pub fn ledger(attempt: u32) -> String {
 /// One flush of one writer.
 pub fn ledger_object(attempt: u32, writer: &str, number: u64) -> String {
     format!("{}/{writer}-{number:06}.jsonl", ledger(attempt))
+}
+
+/// What an attempt's ledger comes to so far. Not in the ledger's folder, whose objects are events alone.
+pub fn told(attempt: u32) -> String {
+    format!("{TOLD}/{attempt:04}.json")
 }
 
 /// What whoever goes on from the save in `dir` leaves out.

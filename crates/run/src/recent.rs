@@ -74,7 +74,7 @@ pub fn recent(store: &Store) -> Result<Recent> {
 /// speaks of a step and those after it, at most so many.
 pub(crate) fn newest_events(store: &Store, attempt: u32, objects_max: usize) -> Result<Vec<Event>> {
     let mut events = VecDeque::new();
-    for path in newest_objects(store, attempt)?.take(objects_max) {
+    for path in newest_objects(store, attempt, 0)?.take(objects_max) {
         let read = read_object(store, &path, attempt)?;
         let enough = read.iter().any(|event| event.kind == "step");
         for event in read.into_iter().rev() {
@@ -87,16 +87,20 @@ pub(crate) fn newest_events(store: &Store, attempt: u32, objects_max: usize) -> 
     Ok(events.into())
 }
 
-/// The paths of an attempt's ledger, the newest first. A week of flushes is 600,000 objects, so they are not listed:
-/// their numbers have no gaps, and the last is sought.
-fn newest_objects(store: &Store, attempt: u32) -> Result<impl Iterator<Item = String>> {
+/// The paths of an attempt's ledger after the object of number `after`, the newest first. A week of flushes is tens of
+/// thousands of objects, so they are not listed: one writer numbers them without gaps, and the last is sought.
+pub(crate) fn newest_objects(
+    store: &Store,
+    attempt: u32,
+    after: u64,
+) -> Result<impl Iterator<Item = String> + use<>> {
     let first = store.first(&paths::ledger(attempt))?;
     let parts = first.as_ref().and_then(|object| paths::parts_of_ledger_object(&object.path));
-    let (writer, first) = parts.map_or(("", 1), |(_, writer, number)| (writer, number));
-    let mut last = if writer.is_empty() { 0 } else { first };
+    let writer = parts.map_or("", |(_, writer, _)| writer);
+    let mut last = after;
     let path = |number: u64| paths::ledger_object(attempt, writer, number);
     // Doubled until it is too far, then halved back.
-    let mut stride = u64::from(last > 0);
+    let mut stride = u64::from(!writer.is_empty());
     while stride > 0 && store.head(&path(last + stride))?.is_some() {
         last += stride;
         stride *= 2;
@@ -108,7 +112,7 @@ fn newest_objects(store: &Store, attempt: u32) -> Result<impl Iterator<Item = St
         }
     }
     let writer = writer.to_owned();
-    Ok((first..=last).rev().map(move |number| paths::ledger_object(attempt, &writer, number)))
+    Ok((after + 1..=last).rev().map(move |number| paths::ledger_object(attempt, &writer, number)))
 }
 
 /// The same of events in the order in which they were written; state, attempt and end are the caller's.
@@ -186,10 +190,14 @@ mod tests {
             for number in 1..=count {
                 store.put(&paths::ledger_object(1, "driver", number), "").unwrap();
             }
-            let found: Vec<String> = newest_objects(&store, 1).unwrap().collect();
-            let wanted: Vec<String> =
-                (1..=count).rev().map(|number| paths::ledger_object(1, "driver", number)).collect();
-            assert_eq!(found, wanted);
+            for after in [0, count / 2, count] {
+                let found: Vec<String> = newest_objects(&store, 1, after).unwrap().collect();
+                let wanted: Vec<String> = (after + 1..=count)
+                    .rev()
+                    .map(|number| paths::ledger_object(1, "driver", number))
+                    .collect();
+                assert_eq!(found, wanted);
+            }
         }
     }
 

@@ -225,6 +225,59 @@ fn an_object_of_another_writer_hides_no_event() {
 }
 
 #[test]
+fn what_a_ledger_comes_to_is_put_once_in_a_while_and_read_instead_of_it() {
+    let store = store("told");
+    let attempt = claim::claim(&store, &elsewhere(1), || Ok(None)).unwrap().attempt;
+    let mut ledger = Ledger::open(&store, attempt, "driver").unwrap();
+    let say = |ledger: &mut Ledger, events: &[Value]| {
+        for event in events {
+            ledger.append(&event.to_string()).unwrap();
+        }
+        ledger.flush().unwrap();
+    };
+    let begun = 4e9;
+    for step in 1..=300 {
+        let t = begun + f64::from(step);
+        say(&mut ledger, &[json!({"t": t, "kind": "step", "step": step, "rank": 0})]);
+        if step % 100 == 0 {
+            say(&mut ledger, &[json!({"t": t, "kind": "anomaly", "step": step})]);
+        }
+    }
+    let wanted = read_before(&store).unwrap();
+    assert_eq!((wanted.reached, wanted.anomalies.len()), (300, 3));
+    let told: Value = serde_json::from_slice(&store.get(&paths::told(attempt)).unwrap()).unwrap();
+    assert_eq!((&told["objects"], &told["reached"]), (&json!(256), &json!(254)));
+    // The first objects are not read any more; without what was put they are again.
+    store.put(&paths::ledger_object(attempt, "driver", 7), "damaged").unwrap();
+    assert_eq!(read_before(&store).unwrap(), wanted);
+    drop(ledger);
+    let mut again = Ledger::open(&store, attempt, "driver").unwrap();
+    say(&mut again, &[json!({"t": begun + 400.0, "kind": "step", "step": 301, "rank": 0})]);
+    assert_eq!(read_before(&store).unwrap().reached, 301);
+    assert!(store.head(&paths::ledger_object(attempt, "driver", 304)).unwrap().is_some());
+    store.delete(&paths::told(attempt)).unwrap();
+    assert_eq!(read_before(&store).unwrap_err().kind(), Kind::Corrupt);
+}
+
+#[test]
+fn what_was_put_by_a_driver_that_had_been_taken_over_does_not_count() {
+    let store = store("told-late");
+    let first = claim::claim(&store, &elsewhere(1), || Ok(None)).unwrap();
+    let taking = Claimant { take_over: true, ..Claimant::of_this_process("here") };
+    claim::claim(&store, &taking, || Ok(None)).unwrap();
+    let mut ledger = Ledger::open(&store, first.attempt, "driver").unwrap();
+    let claimed = first.claimed_us as f64 / 1e6;
+    for step in 1..=300 {
+        // All but the first are of a time after the second driver's claim.
+        let t = if step == 1 { claimed } else { claimed + 1e6 };
+        ledger.append(&json!({"t": t, "kind": "step", "step": step, "rank": 0}).to_string()).unwrap();
+        ledger.flush().unwrap();
+    }
+    assert!(store.head(&paths::told(first.attempt)).unwrap().is_some());
+    assert_eq!(read_before(&store).unwrap().reached, 1);
+}
+
+#[test]
 fn hundreds_of_objects_read_back_in_order() {
     let store = store("many");
     let mut ledger = Ledger::open(&store, 1, "driver").unwrap();
@@ -266,8 +319,8 @@ fn a_listing_reads_only_the_end_of_the_ledger() {
     let store = store("summary");
     claim::claim(&store, &elsewhere(1), || Ok(Some("checkpoints/step-000000007/0001-0001".into()))).unwrap();
     assert_eq!(crate::runs::summary(&store).unwrap().steps, 7);
-    store.put("ledger/0001/driver-000001.jsonl", "damaged long ago").unwrap();
     let mut ledger = Ledger::open(&store, 1, "driver").unwrap();
+    store.put("ledger/0001/driver-000001.jsonl", "damaged long ago").unwrap();
     ledger.append(r#"{"t":1.0,"kind":"step","step":9}"#).unwrap();
     ledger.flush().unwrap();
     let summary = crate::runs::summary(&store).unwrap();

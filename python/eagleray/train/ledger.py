@@ -22,6 +22,9 @@ from .sinks import Sinks, Wanted
 from .whereabouts import Place, Whereabouts
 
 FLUSH_SECONDS = 1.0
+# Objects of the ledger are read one by one: the longer an attempt lasts, the more of its time each of them holds.
+FLUSH_SHARE = 1 / 600
+FLUSH_SECONDS_MAX = 10.0
 # A rank hands its last events over within this long, or leaves: its peers may be gone.
 CLOSE_SECONDS = 10.0
 # Events of one driver and its ranks go through one writer.
@@ -170,7 +173,10 @@ class Keeper:
         # A save of this step or a later one answers the one that was asked for.
         self._save_from = 0
         self._world = 0
-        self._flushed_at = 0.0
+        self._began = began
+        self._flushed_at = self._written_at = 0.0
+        # Something was said that does not wait, unlike steps and spans.
+        self._urgent = False
         self._latest: dict[str, Any] = {}
         self._recent: list[tuple[float, int, float, float]] = []
         self._sinks = Sinks(wanted, anomalies)
@@ -329,6 +335,7 @@ class Keeper:
     def _write(self, events: list[Event]) -> None:
         if events:
             own = {"attempt": self._attempt, "writer": WRITER}
+            self._urgent |= any(event["kind"] not in ("step", "span") for event in events)
             self._ledger.append(json.dumps([own | event for event in events]))
 
     def _flush(self) -> None:
@@ -337,7 +344,11 @@ class Keeper:
             return
         self._flushed_at = now
         try:
-            self._ledger.flush()
+            patience = min(max((now - self._began) * FLUSH_SHARE, FLUSH_SECONDS), FLUSH_SECONDS_MAX)
+            if self._urgent or now - self._written_at >= patience:
+                self._written_at = now
+                self._ledger.flush()
+                self._urgent = False
             # Here, since nobody's step waits for a flush.
             self._whereabouts.write()
             self._signals["superseded"] = not _core.is_current(self._store_url, self._attempt)
