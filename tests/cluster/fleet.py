@@ -27,6 +27,8 @@ from runs import eks, render
 from training import Corpus, spec_text
 
 GROUPS = 10
+# What KubeRay calls the group of the head.
+HEAD = "headgroup"
 # A machine of its own for each pod is a lease of its own every ten seconds, too much for two cores beside the rest.
 PODS_PER_NODE = 10
 # KubeRay leaves alone what somebody else manages: what this module says of a job then stays.
@@ -49,6 +51,7 @@ class Fleet:
     _job: Object = field(default_factory=dict)
     _owner: Object = field(default_factory=dict)
     _groups: dict[str, Object] = field(default_factory=dict)
+    _head: Object = field(default_factory=dict)
     _nodes: list[str] = field(default_factory=list)
     _names: list[tuple[str, str, str]] = field(default_factory=list)
     _closing: threading.Event = field(default_factory=threading.Event)
@@ -75,6 +78,7 @@ class Fleet:
             (f"{self._job_name}-{number}", names[number % len(names)], self._nodes[number // PODS_PER_NODE])
             for number in range(self.pods)
         ]
+        self._add_pod((f"{self._job_name}-head", HEAD, self._nodes[0]))
         self._many(self._add_pod, self._names)
         wait_for("every pod to be ready", lambda: self._ready() == self.pods, every=2)
         for target in (self._write_ledger, self._replace_pods):
@@ -139,6 +143,7 @@ class Fleet:
         made = self.cluster.apply(cluster)
         self._owner = _owner_of(made)
         self._groups = {group["groupName"]: group["template"] for group in made["spec"]["workerGroupSpecs"]}
+        self._head = made["spec"]["headGroupSpec"]["template"]
         self._say(made, {"state": "ready", "readyWorkerReplicas": self.pods, "desiredWorkerReplicas": self.pods})
         self._say(
             self._job,
@@ -164,9 +169,11 @@ class Fleet:
 
     def _add_pod(self, place: tuple[str, str, str]) -> None:
         name, group, node = place
-        template = copy.deepcopy(self._groups[group])
+        is_head = group == HEAD
+        template = copy.deepcopy(self._head if is_head else self._groups[group])
         metadata = template.get("metadata", {})
-        labels = {"ray.io/cluster": self._owner["name"], "ray.io/group": group, "ray.io/node-type": "worker"}
+        kind = "head" if is_head else "worker"
+        labels = {"ray.io/cluster": self._owner["name"], "ray.io/group": group, "ray.io/node-type": kind}
         metadata |= {
             "name": name,
             "namespace": self.cluster.namespace,
