@@ -39,6 +39,13 @@ fn spec_of(name: &str, text: &str) -> Value {
         "metadata": {"name": name, "namespace": "training", "labels": {"eagleray/run": "solar", "eagleray/launch": name}}})
 }
 
+/// The spec of a launch whose newest job was this one.
+fn spec_that_made(job: &str, text: &str) -> Value {
+    let mut spec = spec_of("solar-1", text);
+    spec["metadata"]["annotations"] = json!({"eagleray/made": job});
+    spec
+}
+
 fn job(name: &str, deployment: &str, status: &str) -> Value {
     json!({"apiVersion": "ray.io/v1", "kind": "RayJob", "spec": {},
         "metadata": {"name": name, "namespace": "training", "labels": {"eagleray/run": "solar"}},
@@ -66,7 +73,11 @@ fn cluster(spec: &str, objects: Vec<Value>) -> (tempfile::TempDir, Requests) {
 }
 
 fn rejoined(objects: Vec<Value>, more: &[&str]) -> (Output, Requests) {
-    let (folder, requests) = cluster(SPEC, objects);
+    rejoined_of(SPEC, objects, more)
+}
+
+fn rejoined_of(spec: &str, objects: Vec<Value>, more: &[&str]) -> (Output, Requests) {
+    let (folder, requests) = cluster(spec, objects);
     let arguments = ["launch", "run.yaml", "--wait", "--rejoin", "--kubeconfig", "config"];
     (run(folder.path(), &[&arguments[..], more].concat()), requests)
 }
@@ -77,9 +88,24 @@ fn applied(requests: &Requests) -> Vec<String> {
     applied.filter_map(|path| Some(path.split_once("/rayjobs/")?.1.split('?').next()?.to_owned())).collect()
 }
 
+/// The jobs that were noted as made.
+fn noted(requests: &Requests) -> Vec<String> {
+    let requests = requests.lock().unwrap();
+    let noted =
+        requests.iter().filter(|(asked, _)| asked.starts_with("PATCH ") && asked.contains("/configmaps/"));
+    let made = noted.filter_map(|(_, body)| serde_json::from_str::<Value>(body).ok());
+    made.filter_map(|body| Some(body["metadata"]["annotations"]["eagleray/made"].as_str()?.to_owned()))
+        .collect()
+}
+
 #[track_caller]
 fn assert_refused(objects: Vec<Value>, why: &str) {
-    let (done, requests) = rejoined(objects, &[]);
+    assert_refused_of(SPEC, objects, why);
+}
+
+#[track_caller]
+fn assert_refused_of(spec: &str, objects: Vec<Value>, why: &str) {
+    let (done, requests) = rejoined_of(spec, objects, &[]);
     let said = String::from_utf8_lossy(&done.stderr);
     assert!(done.status.code() == Some(1) && said.contains(why) && said.contains("hint: "), "{said}");
     assert!(applied(&requests).is_empty());
@@ -95,6 +121,7 @@ fn the_first_time_it_launches() {
         String::from_utf8_lossy(&done.stderr)
     );
     assert_eq!(applied(&requests), ["solar-1"]);
+    assert_eq!(noted(&requests), ["solar-1"]);
     let result: Value = serde_json::from_slice(&done.stdout).unwrap();
     assert_eq!((&result["run"], &result["launch"]), (&"solar".into(), &"solar-1".into()));
     assert_eq!(result["store"], "/fsx/runs/solar");
@@ -128,10 +155,57 @@ fn a_launch_that_failed_is_followed_by_the_next() {
 #[test]
 fn what_somebody_ended_stays_ended_and_another_spec_is_another_run() {
     assert_refused(vec![spec_of("solar-1", SPEC), job("solar-1", "Failed", "STOPPED")], "was stopped");
-    assert_refused(vec![spec_of("solar-1", SPEC)], "is gone");
+    assert_refused(vec![spec_that_made("solar-1", SPEC)], "launch `solar-1` of this run is gone");
+    assert_refused(vec![job("solar-1", "Complete", "SUCCEEDED")], "the spec of launch `solar-1` is gone");
     let other = SPEC.replace("steps: 1000", "steps: 2000");
     let complete = job("solar-1", "Complete", "SUCCEEDED");
     assert_refused(vec![spec_of("solar-1", &other), complete], "has another spec");
+}
+
+#[test]
+fn a_launch_that_was_cut_off_before_its_job_was_made_is_made() {
+    let (done, requests) = rejoined(vec![spec_of("solar-1", SPEC)], &[]);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    assert_eq!(
+        (applied(&requests), noted(&requests)),
+        (vec!["solar-1".to_owned()], vec!["solar-1".to_owned()])
+    );
+}
+
+#[test]
+fn a_build_is_followed_by_its_training_once_and_stays_ended_too() {
+    let spec = SPEC
+        .replace("{tokens: /fsx/web}", "{documents: /fsx/web/*.jsonl}")
+        .replace("    groups:", "    cpu: {instance: m7i.8xlarge, nodes: 4}\n    groups:");
+    let built = || job("solar-1-build", "Complete", "SUCCEEDED");
+    let (done, requests) = rejoined_of(&spec, vec![spec_that_made("solar-1-build", &spec), built()], &[]);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    assert_eq!(applied(&requests), ["solar-1"]);
+    assert_refused_of(
+        &spec,
+        vec![spec_that_made("solar-1", &spec), built()],
+        "launch `solar-1` of this run is gone",
+    );
+    assert_refused_of(
+        &spec,
+        vec![spec_that_made("solar-1-build", &spec)],
+        "`solar-1-build` of this run is gone",
+    );
+    let (done, requests) = rejoined_of(&spec, vec![], &[]);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    assert_eq!(noted(&requests), ["solar-1-build", "solar-1"]);
+}
+
+#[test]
+fn a_driver_that_was_asked_to_stop_has_not_failed() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = SPEC.replace("/fsx/runs/solar", folder.path().to_str().unwrap());
+    let store = eagleray_store::Store::open(folder.path().to_str().unwrap()).unwrap();
+    eagleray_run::claim::claim(&store, &eagleray_run::Claimant::of_this_process("head"), || Ok(None))
+        .unwrap();
+    eagleray_run::stop::ask(&store).unwrap().unwrap();
+    let failed = vec![spec_of("solar-1", &spec), job("solar-1", "Failed", "FAILED")];
+    assert_refused_of(&spec, failed, "launch `solar-1` of this run was stopped");
 }
 
 #[test]

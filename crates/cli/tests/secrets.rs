@@ -16,7 +16,7 @@ mod common;
 const MARK: &str = "pl4nted";
 
 /// What a machine's environment holds.
-const ENVIRONMENT: [(&str, &str); 7] = [
+const ENVIRONMENT: [(&str, &str); 8] = [
     ("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE"),
     ("AWS_SECRET_ACCESS_KEY", "pl4nted-aws-key"),
     ("AWS_SESSION_TOKEN", "pl4nted-aws-session"),
@@ -24,6 +24,7 @@ const ENVIRONMENT: [(&str, &str); 7] = [
     ("WANDB_API_KEY", "pl4nted-wandb"),
     // Nobody answers there, so that what is said of a failure is looked at as well.
     ("AWS_ENDPOINT_URL", "http://127.0.0.1:9"),
+    ("EAGLERAY_STORE_TIMEOUT", "1s"),
     ("AWS_REGION", "us-east-2"),
 ];
 

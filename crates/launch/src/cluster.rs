@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use eagleray_base::units::format_seconds;
 use eagleray_base::{Error, Kind, Result};
@@ -77,10 +77,13 @@ impl Cluster {
             let mut config = config(connection).await?;
             // The client would try fifteen times within each of ours, for minutes and without a word.
             config.default_retry = false;
+            let answer_max = connection.answer_max.unwrap_or(ANSWER_MAX);
+            // Of its own it has 30 seconds too, and which of the two runs out first is chance.
+            config.connect_timeout = Some(answer_max);
             let (server, namespace) = (config.cluster_url.to_string(), config.default_namespace.clone());
             let client = Client::try_from(config)
                 .map_err(|error| Error::invalid(format!("`{server}`: {error}")).with_hint(HINT_CONFIG))?;
-            Ok(Self { client, server, namespace, answer_max: connection.answer_max.unwrap_or(ANSWER_MAX) })
+            Ok(Self { client, server, namespace, answer_max })
         })
     }
 
@@ -351,14 +354,12 @@ impl Cluster {
             self.send(request.body(Vec::new()))
         };
         runtime().block_on(async {
-            match tokio::time::timeout(patience, self.tried(path, None, asked)).await {
-                Ok(answer) => answer,
-                Err(_) => {
-                    let seconds = patience.as_secs_f64();
-                    Err(Error::unavailable(format!("{path}: no answer within {seconds} s"))
-                        .with_hint("`eagleray watch` says what the launch waits for"))
-                }
-            }
+            let answer = tokio::time::timeout(patience, self.tried(path, None, asked)).await;
+            answer.unwrap_or_else(|_elapsed| {
+                let seconds = patience.as_secs_f64();
+                Err(Error::unavailable(format!("{path}: no answer within {seconds} s"))
+                    .with_hint("`eagleray watch` says what the launch waits for"))
+            })
         })
     }
 
@@ -409,9 +410,12 @@ impl Cluster {
     {
         let mut pause = PAUSE;
         for tries in 1.. {
+            let asked = Instant::now();
             let answer = tokio::time::timeout(self.answer_max, request()).await;
+            // A server that no connection reaches is as silent as one that takes it.
+            let again = tries < TRIES && asked.elapsed() < self.answer_max;
             match answer.map_err(|_elapsed| self.silent(what))? {
-                Err(error) if tries < TRIES && is_passing(&error) => tokio::time::sleep(pause).await,
+                Err(error) if again && is_passing(&error) => tokio::time::sleep(pause).await,
                 answer => return answer.map_err(|error| self.told(what, resource, error)),
             }
             pause *= 2;

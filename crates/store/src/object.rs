@@ -12,7 +12,8 @@ use object_store::aws::AmazonS3Builder;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
-    ClientOptions, Extensions, ListResult, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, RetryConfig,
+    BackoffConfig, ClientOptions, Extensions, ListResult, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode,
+    RetryConfig,
 };
 use parking_lot::Mutex;
 
@@ -31,6 +32,9 @@ const TIMEOUT_VARIABLE: &str = "EAGLERAY_STORE_TIMEOUT";
 /// How long one request may take, where an operation may take longer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 const RETRIES_MAX: usize = 8;
+/// Each pause is drawn between the first one and so many times the one before. By the crate's own 2 they do not grow on
+/// the whole, and eight of them are two seconds: S3 is short of breath for longer when a prefix grows.
+const PAUSE_GROWTH: f64 = 3.0;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Folders that a listing by pattern asks for at once; a request takes tens of milliseconds.
 const LISTINGS_IN_FLIGHT: usize = 32;
@@ -55,8 +59,7 @@ impl Objects {
             .with_connect_timeout(CONNECT_TIMEOUT.min(patience))
             .with_timeout(REQUEST_TIMEOUT.min(patience))
             .with_allow_http(plain);
-        let retry =
-            RetryConfig { max_retries: RETRIES_MAX, retry_timeout: patience, ..RetryConfig::default() };
+        let retry = retries(patience);
         let mut builder = AmazonS3Builder::from_env()
             .with_bucket_name(bucket)
             .with_client_options(options.clone())
@@ -263,6 +266,11 @@ impl Objects {
         let whole = location.as_ref();
         whole.strip_prefix(&self.prefix).unwrap_or(whole).trim_start_matches('/').to_owned()
     }
+}
+
+fn retries(patience: Duration) -> RetryConfig {
+    let backoff = BackoffConfig { base: PAUSE_GROWTH, ..BackoffConfig::default() };
+    RetryConfig { backoff, max_retries: RETRIES_MAX, retry_timeout: patience }
 }
 
 /// How long an operation may take, by what the environment says.

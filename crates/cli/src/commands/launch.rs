@@ -13,6 +13,7 @@ use eagleray_launch::launches::{Launch as Launched, Phase};
 use eagleray_launch::resource::CONFIG_MAP;
 use eagleray_launch::wait;
 use eagleray_launch::watch::Watcher;
+use eagleray_run::{claim, stop};
 use eagleray_spec::Purpose;
 use eagleray_store::Store;
 use serde_json::{Value, json};
@@ -31,11 +32,15 @@ The exit code is 0 when the launch is made (with --wait: when the run is complet
 failed, 2 when the cluster does not answer or the time is up.
 
 With --rejoin the command may be given again, as a step of a pipeline is when its pod is lost: a launch of this very \
-spec that is alive is waited for, one that is complete is done, one that failed is followed by the next. One that was \
-stopped or deleted stays so.
+spec that is alive is waited for, one that is complete is done, one that failed is followed by the next, one that was \
+never made to its end is made. One that was stopped or deleted stays so.
 
   eagleray launch run.yaml --wait --timeout 3d
   eagleray launch run.yaml --wait --rejoin";
+
+/// On the spec of a launch: the newest job of it that was made. By this a job that is gone is told from one that never
+/// was, because whoever launched was cut off or the job refused.
+const MADE: &str = "eagleray/made";
 
 /// How often a wait looks at all that a launch depends on.
 const LOOK_PERIOD: Duration = Duration::from_secs(10);
@@ -124,27 +129,32 @@ impl Launch {
     fn rejoin(&self, run: &Run, output: &Output) -> Result<()> {
         let (number, how) = (run.newest, &self.how);
         let name = format!("{}-{number}", run.resolved.spec.name);
-        check_same_spec(run, &name)?;
+        let made = made_of_this_spec(run, &name)?;
         let going = Going::new(run, how, &self.waiting, output);
         match (run.find(number, false), run.find(number, true)) {
+            (None, _) if made.as_ref() == Some(&name) => return Err(ended_by_hand(&name, "is gone")),
+            (None, None) if let Some(build) = made => return Err(ended_by_hand(&build, "is gone")),
             (Some(launch), _) if launch.phase == Phase::Succeeded => going.tell_end(&name, launch),
             (Some(launch), _) if !launch.phase.is_over() => {
                 output.note(&format!("waits for launch `{name}`, which is {}", told(launch)));
+                going.note_made(&name, &name);
                 let end = going.wait(&name)?;
                 going.tell_end(&name, &end);
             }
             (Some(launch), _) | (None, Some(launch)) if launch.phase == Phase::Stopped => {
                 return Err(ended_by_hand(&launch.name, "was stopped"));
             }
-            (None, Some(build)) if build.phase != Phase::Failed => {
-                return go(run, how, number, how.built, &self.waiting, output);
-            }
-            (Some(failed), _) | (None, Some(failed)) => {
+            (Some(failed), _) | (None, Some(failed)) if failed.phase == Phase::Failed => {
+                // A driver that was asked ends as one that failed, as far as KubeRay knows.
+                if matches!(is_asked_to_stop(&run.resolved.spec.store), Ok(true)) {
+                    return Err(ended_by_hand(&failed.name, "was stopped"));
+                }
                 output.note(&format!("launch `{}` has {}: goes on after it", failed.name, told(failed)));
                 let built = how.built || matches!(newest_commit(&run.resolved.spec.store), Ok(Some(_)));
                 return go(run, how, run.next(), built, &self.waiting, output);
             }
-            (None, None) => return Err(ended_by_hand(&name, "is gone")),
+            // Whoever launched was cut off, before the build was done or before there was any job.
+            _ => return go(run, how, number, how.built, &self.waiting, output),
         }
         Ok(())
     }
@@ -156,15 +166,29 @@ fn ended_by_hand(name: &str, how: &str) -> Error {
         .with_hint("`eagleray resume` goes on from its newest checkpoint")
 }
 
-/// A launch of another spec is no launch of this one, whatever has become of it.
-fn check_same_spec(run: &Run, name: &str) -> Result<()> {
-    let kept = run.cluster.get(CONFIG_MAP, Some(&run.namespace), name)?;
-    let kept = kept.as_ref().and_then(|object| object["data"][SPEC_FILE].as_str());
-    if kept.is_some_and(|kept| kept.trim_end() == run.resolved.document.trim_end()) {
-        return Ok(());
+/// The newest job of a launch that was made. A launch of another spec is refused, whatever has become of it.
+fn made_of_this_spec(run: &Run, name: &str) -> Result<Option<String>> {
+    let hint = "another `name` makes another run; `eagleray resume` goes on with this spec";
+    let Some(object) = run.cluster.get(CONFIG_MAP, Some(&run.namespace), name)? else {
+        return Err(Error::conflict(format!(
+            "the spec of launch `{name}` is gone, and may have been another"
+        ))
+        .with_hint(hint));
+    };
+    let kept = object["data"][SPEC_FILE].as_str().unwrap_or_default();
+    if kept.trim_end() != run.resolved.document.trim_end() {
+        return Err(Error::conflict(format!("launch `{name}` of this run has another spec")).with_hint(hint));
     }
-    Err(Error::conflict(format!("launch `{name}` of this run has another spec"))
-        .with_hint("another `name` makes another run; `eagleray resume` goes on with this spec"))
+    Ok(object["metadata"]["annotations"][MADE].as_str().map(str::to_owned))
+}
+
+/// Whether somebody asked the driver of the newest attempt to stop.
+fn is_asked_to_stop(store: &str) -> Result<bool> {
+    let store = Store::open(store)?;
+    match claim::all(&store)?.last() {
+        Some(newest) => stop::is_asked(&store, newest.attempt),
+        None => Ok(false),
+    }
 }
 
 impl Resume {
@@ -270,6 +294,7 @@ fn go(run: &Run, how: &How, number: u32, built: bool, waiting: &Waiting, output:
                 .with_hint(format!("`eagleray logs` shows why; then `--launch {}`", number + 1)));
         }
         going.apply(rendered.files.iter().filter(|file| is_of(file, "build")))?;
+        going.note_made(&name, &build);
         if !waiting.wait {
             output.print(&going.said(
                 &build,
@@ -280,6 +305,7 @@ fn go(run: &Run, how: &How, number: u32, built: bool, waiting: &Waiting, output:
         going.wait(&build)?;
     }
     going.apply(rendered.files.iter().filter(|file| is_of(file, "train")))?;
+    going.note_made(&name, &name);
     if !waiting.wait {
         output.print(&going.said(&name, "`eagleray watch` shows it"));
         return Ok(());
@@ -319,6 +345,16 @@ impl<'a> Going<'a> {
             self.output.note(&format!("applied {} {}", file.kind(), file.name()));
         }
         Ok(())
+    }
+
+    /// Notes with the spec of a launch that a job of it was made. The launch stands without: it is the next `--rejoin`
+    /// that would take a job that was deleted for one that never was.
+    fn note_made(&self, launch: &str, job: &str) {
+        let Run { cluster, namespace, .. } = self.run;
+        let change = json!({"metadata": {"annotations": {MADE: job}}});
+        if let Err(error) = cluster.merge(CONFIG_MAP, Some(namespace), launch, &change) {
+            self.output.note(&format!("cannot note that `{job}` was made: {}", error.message()));
+        }
     }
 
     /// Waits for an end that is good, saying what `eagleray watch` says.

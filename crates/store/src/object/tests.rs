@@ -168,3 +168,14 @@ fn how_long_a_store_may_take_is_read_from_the_environment_or_refused() {
         assert!(error.message().contains(TIMEOUT_VARIABLE) && error.hint().is_some(), "{error}");
     }
 }
+
+#[test]
+fn a_store_that_refuses_is_given_some_ten_seconds() {
+    let RetryConfig { backoff, max_retries, .. } = retries(RETRY_TIMEOUT);
+    let first = backoff.init_backoff.as_secs_f64();
+    let pauses = std::iter::successors(Some(first), |pause| {
+        Some(f64::midpoint(first, backoff.base * pause).min(backoff.max_backoff.as_secs_f64()))
+    });
+    let total: f64 = pauses.take(max_retries).sum();
+    assert!((8.0..=12.0).contains(&total), "{total}");
+}
