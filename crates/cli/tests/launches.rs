@@ -249,3 +249,27 @@ fn a_store_that_is_out_of_reach_stops_only_what_needs_it_and_hears_no_secret_rep
     let (code, text) = said(&["stop"], "Running", "RUNNING");
     assert!(code == Some(2) && text.contains("hint: nothing was deleted; `--no-save` deletes"), "{text}");
 }
+
+#[test]
+fn doctor_takes_a_run_whose_data_is_built_as_its_launch_does() {
+    let text = SPEC
+        .replace("{tokens: /fsx/web}", "{documents: '/fsx/web/*.jsonl'}")
+        .replace("model:", "  built: /fsx/tokens\nmodel:");
+    let (folder, _, requests) = listen(|_| refusal(404, "404 page not found"));
+    std::fs::write(folder.path().join("run.yaml"), text).unwrap();
+    let asked = |more: &[&str]| {
+        let arguments = ["doctor", "run.yaml", "--kubeconfig", "config", "--format", "json"];
+        run(folder.path(), &[&arguments[..], more].concat())
+    };
+    let refused: Value = serde_json::from_slice(&asked(&[]).stdout).unwrap();
+    let said = |key: &str| refused["error"][key].as_str().unwrap_or_default();
+    assert!(
+        said("message").contains("`cluster.eks.cpu` names no nodes") && said("hint").contains("`--built`"),
+        "{refused}"
+    );
+    assert_eq!(requests.lock().unwrap().len(), 0);
+    let looked = asked(&["--built"]);
+    let report: Value = serde_json::from_slice(&looked.stdout).unwrap();
+    assert!(report["findings"].as_array().is_some_and(|findings| !findings.is_empty()), "{report}");
+    assert!(!requests.lock().unwrap().is_empty());
+}

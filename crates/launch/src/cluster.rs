@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use crate::page;
 use crate::resource::{POD, Resource};
+use crate::tail::Tail;
 
 /// Under this name the API server keeps which fields are ours.
 pub const FIELD_MANAGER: &str = "eagleray";
@@ -28,6 +29,10 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// So long an API server may take over one answer. Who has not answered by then is not asked again: that would only
 /// take as long.
 pub const ANSWER_MAX: Duration = Duration::from_secs(30);
+
+/// An output that is silent for so long is asked for again. Load balancers before API servers, those of EKS among
+/// them, forget a connection after about six minutes without a byte.
+pub const SILENCE_MAX: Duration = Duration::from_secs(300);
 
 /// So many objects come with one answer: 1,000 pods are ten megabytes otherwise, all at once.
 const PAGE: u32 = 250;
@@ -287,39 +292,60 @@ impl Cluster {
 
     /// Hands a container's output on line by line until it ends, beginning with its last `lines`.
     ///
+    /// After so long a silence, and where the connection breaks, it is opened again: [`tail`](crate::tail).
+    ///
     /// # Errors
-    /// As [`Self::log`]; what `line` gives.
+    /// As [`Self::log`]; `Unavailable` where it breaks again and again; what `line` gives.
     pub fn follow(
         &self,
-        namespace: &str,
-        pod: &str,
-        container: Option<&str>,
+        (namespace, pod, container): (&str, &str, Option<&str>),
         lines: i64,
+        silence: Duration,
         line: &mut dyn FnMut(&str) -> Result<()>,
     ) -> Result<()> {
         use futures::{AsyncBufReadExt, TryStreamExt};
 
         let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
-        let parameters = LogParams {
-            container: container.map(str::to_owned),
-            tail_lines: Some(lines),
-            follow: true,
-            ..LogParams::default()
-        };
-        let stream = self.ask(POD, pod, || api.log_stream(pod, &parameters))?;
-        runtime().block_on(async {
+        let (mut tail, mut since, mut breaks) = (Tail::default(), None, 0);
+        loop {
+            let parameters = LogParams {
+                container: container.map(str::to_owned),
+                tail_lines: since.is_none().then_some(lines),
+                since_time: since,
+                timestamps: true,
+                follow: true,
+                ..LogParams::default()
+            };
+            let stream = self.ask(POD, pod, || api.log_stream(pod, &parameters))?;
             let mut all = stream.lines();
             loop {
-                match all.try_next().await {
-                    Ok(Some(text)) => line(&text)?,
-                    Ok(None) => return Ok(()),
-                    Err(error) => {
+                // Outside of what `line` takes: whoever reads slowly is no silence.
+                let next = runtime().block_on(async { tokio::time::timeout(silence, all.try_next()).await });
+                match next {
+                    Ok(Ok(Some(text))) => {
+                        if let Some(text) = tail.take(&text) {
+                            line(text)?;
+                            breaks = 0;
+                        }
+                    }
+                    Ok(Ok(None)) => return Ok(()),
+                    Ok(Err(error)) if breaks == TRIES => {
                         return Err(Error::unavailable(format!("the output of pod `{pod}` broke off"))
                             .with_source(error));
                     }
+                    Ok(Err(_)) => {
+                        breaks += 1;
+                        std::thread::sleep(PAUSE);
+                        break;
+                    }
+                    Err(_elapsed) => {
+                        breaks = 0;
+                        break;
+                    }
                 }
             }
-        })
+            since = tail.again();
+        }
     }
 
     /// The version of the API server, `v1.36.3`.

@@ -39,30 +39,38 @@ pub fn output(cluster: &Cluster, launch: &Launch) -> Result<String> {
         Error::not_found(format!("the cluster of launch `{name}` is gone, and its output with it"))
             .with_hint("`eagleray report STORE` tells what happened in the run")
     })?;
-    // Asking a head that is not ready ends in time-outs: it takes requests before it can answer them.
     if let Some(why) = unready(&ray) {
         return Err(Error::not_found(format!("the head of launch `{name}` is not ready: {why}"))
             .with_hint(HINT_WAITS));
     }
-    let token = token(cluster, namespace, &ray)?;
-    let service = ray["status"]["head"]["serviceName"]
-        .as_str()
-        .map_or_else(|| format!("{}-head-svc", launch.cluster), str::to_owned);
-    let path = format!(
-        "/api/v1/namespaces/{namespace}/services/{service}:{DASHBOARD_PORT}/proxy/api/jobs/{name}/logs"
-    );
-    let answer =
-        cluster.get_behind(&path, token.as_deref(), PATIENCE).map_err(|error| match error.kind() {
-            Kind::NotFound => {
-                Error::not_found(format!("the driver of launch `{name}` has not begun")).with_hint(HINT_WAITS)
-            }
-            _ => error,
-        })?;
+    let path = format!("/api/jobs/{name}/logs");
+    let answer = ask_head(cluster, &ray, &path, PATIENCE).map_err(|error| match error.kind() {
+        Kind::NotFound => {
+            Error::not_found(format!("the driver of launch `{name}` has not begun")).with_hint(HINT_WAITS)
+        }
+        _ => error,
+    })?;
     Ok(answer["logs"].as_str().unwrap_or_default().to_owned())
 }
 
+/// What the dashboard of a `RayCluster` answers. One whose head is [not ready](unready) takes requests before it can
+/// answer them: asking it ends in time-outs.
+///
+/// # Errors
+/// As [`Cluster::get_behind`]; `Invalid` or `NotFound` where its token cannot be read.
+pub(crate) fn ask_head(cluster: &Cluster, ray: &Value, path: &str, patience: Duration) -> Result<Value> {
+    let text = |key: &str| ray["metadata"][key].as_str().unwrap_or_default();
+    let (namespace, name) = (text("namespace"), text("name"));
+    let token = token(cluster, namespace, ray)?;
+    let service = ray["status"]["head"]["serviceName"]
+        .as_str()
+        .map_or_else(|| format!("{name}-head-svc"), str::to_owned);
+    let path = format!("/api/v1/namespaces/{namespace}/services/{service}:{DASHBOARD_PORT}/proxy{path}");
+    cluster.get_behind(&path, token.as_deref(), patience)
+}
+
 /// Why the head is not ready, where `KubeRay` says so.
-fn unready(ray: &Value) -> Option<String> {
+pub(crate) fn unready(ray: &Value) -> Option<String> {
     let found = conditions(ray).into_iter().find(|found| found.name == "HeadPodReady" && !found.holds)?;
     Some(short(&join(&found.reason, &found.message)))
 }

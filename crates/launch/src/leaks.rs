@@ -32,6 +32,10 @@ const TERMINATING_SECONDS_MAX: i64 = 120;
 
 const GPU: &str = "nvidia.com/gpu";
 
+mod idle;
+
+pub use idle::ask_heads;
+
 /// What there is, as far as it matters.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Holdings {
@@ -105,6 +109,10 @@ pub struct Ray {
     pub name: Name,
     /// The `RayJob` that it was made for; none for one that stands alone.
     pub job: Option<String>,
+    /// Whether people made it, and no controller.
+    pub alone: bool,
+    /// Since when it has had nothing to do, where its head was asked and that is longer than is waited for.
+    pub idle: Option<i64>,
 }
 
 /// A pod of Ray.
@@ -118,6 +126,8 @@ pub struct Pod {
     pub node: Option<String>,
     /// GPUs that it holds.
     pub gpus: u64,
+    /// Since when Ray has run in it, where it is a head: no head remembers what was before.
+    pub head_since: Option<i64>,
 }
 
 /// What is wrong.
@@ -136,6 +146,8 @@ pub enum Class {
     IdleGpus,
     /// A pod that does not go, on a node that is dead.
     Terminating,
+    /// A cluster for people on which nothing has run for long.
+    IdleCluster,
 }
 
 impl Class {
@@ -148,6 +160,7 @@ impl Class {
             Self::PastItsJob => "past-its-job",
             Self::IdleGpus => "idle-gpus",
             Self::Terminating => "terminating",
+            Self::IdleCluster => "idle-cluster",
         }
     }
 }
@@ -164,13 +177,20 @@ pub enum Fix {
     DeletePod,
     /// The pod is deleted without a word of its node, which has none to say.
     ForceDeletePod,
+    /// Somebody may work on the `RayCluster`, and only people know: it is left to them.
+    LeaveCluster,
 }
 
 impl Fix {
+    /// Whether [`Leak::mend`] may do it.
+    pub const fn is_safe(self) -> bool {
+        !matches!(self, Self::LeaveCluster)
+    }
+
     const fn resource(self) -> Resource {
         match self {
             Self::DeleteJob => RAY_JOB,
-            Self::DeleteCluster => RAY_CLUSTER,
+            Self::DeleteCluster | Self::LeaveCluster => RAY_CLUSTER,
             Self::DeletePod | Self::ForceDeletePod => POD,
         }
     }
@@ -210,7 +230,12 @@ impl Leak {
     ///
     /// # Errors
     /// As [`Cluster::delete_exactly`]; where a right is missing, the hint names the chart's key that gives it.
+    /// `Invalid` for what is [left to people](Fix::is_safe).
     pub fn mend(&self, cluster: &Cluster) -> Result<bool> {
+        if !self.fix.is_safe() {
+            return Err(Error::invalid(format!("somebody may work on {}", self.what()))
+                .with_hint(format!("by hand: `{}`", self.remedy())));
+        }
         let Name { namespace, name, uid, .. } = &self.object;
         let force = self.fix == Fix::ForceDeletePod;
         cluster
@@ -308,7 +333,7 @@ impl Finder<'_> {
         if cluster.name.deleting.is_some() {
             return None;
         }
-        let made_for = cluster.job.as_ref()?;
+        let Some(made_for) = &cluster.job else { return self.standing(cluster) };
         let gpus = self.pods_of(cluster).map(|pod| pod.gpus).sum();
         let leak = |class, since, why| {
             Some(Leak { class, object: cluster.name.clone(), gpus, since, why, fix: Fix::DeleteCluster })
@@ -340,6 +365,20 @@ impl Finder<'_> {
         let idle = gpus > 0 && self.is_past(ended, CONTROLLER_SECONDS_MAX);
         let kept = format_seconds(job.kept_seconds as f64);
         idle.then(|| leak(Class::IdleGpus, ended, format!("{over}, and keeps its GPUs for {kept}")))?
+    }
+
+    /// A cluster for people.
+    fn standing(&self, cluster: &Ray) -> Option<Leak> {
+        let since = cluster.idle?;
+        let idle = format_seconds(self.now.saturating_sub(since).max(0) as f64);
+        Some(Leak {
+            class: Class::IdleCluster,
+            object: cluster.name.clone(),
+            gpus: self.pods_of(cluster).map(|pod| pod.gpus).sum(),
+            since,
+            why: format!("no job has run on it for {idle}"),
+            fix: Fix::LeaveCluster,
+        })
     }
 
     fn terminating(&self, pod: &Pod) -> Option<Leak> {
@@ -503,7 +542,8 @@ impl Ray {
         let job = (labels["ray.io/originated-from-crd"] == "RayJob")
             .then(|| labels["ray.io/originated-from-cr-name"].as_str().map(str::to_owned))
             .flatten();
-        Self { name: Name::of(cluster), job }
+        let alone = matches!(labels["ray.io/originated-from-crd"].as_str(), None | Some("RayCluster"));
+        Self { name: Name::of(cluster), job, alone, idle: None }
     }
 }
 
@@ -519,8 +559,19 @@ impl Pod {
             node: node.map(str::to_owned),
             // Without a machine it asks, and holds none.
             gpus: if ended || node.is_none() { 0 } else { gpus(&pod["spec"]) },
+            head_since: (pod["metadata"]["labels"]["ray.io/node-type"] == "head")
+                .then(|| ray_since(pod))
+                .flatten(),
         }
     }
+}
+
+/// When the container of Ray, which is a pod's first, last started.
+fn ray_since(pod: &Value) -> Option<i64> {
+    let name = pod["spec"]["containers"][0]["name"].as_str()?;
+    let mut all = pod["status"]["containerStatuses"].as_array()?.iter();
+    let ray = all.find(|status| status["name"] == name)?;
+    seconds(&ray["state"]["running"]["startedAt"])
 }
 
 #[cfg(test)]

@@ -24,7 +24,8 @@
 //! [`change`] what applying would change · [`wait`] for an end ·
 //! [`watch`] why nothing happens, or what does · [`leaks`] what is held for nothing · [`driver`] what a driver says ·
 //! [`grow`] an elastic launch, once it trains · [`doctor`] whether a cluster has what a launch needs ·
-//! [`live`] the objects that rules and migration look at · [`page`] lists that are reduced while they are read.
+//! [`live`] the objects that rules and migration look at · [`page`] lists that are reduced while they are read ·
+//! [`tail`] an output over connections that die.
 
 pub mod change;
 pub mod cluster;
@@ -36,5 +37,6 @@ pub mod leaks;
 pub mod live;
 pub mod page;
 pub mod resource;
+pub mod tail;
 pub mod wait;
 pub mod watch;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use eagleray_base::Kind;
 use eagleray_launch::cluster::{Cluster, Connection};
 use eagleray_launch::driver;
 use eagleray_launch::launches::Launch;
-use eagleray_launch::leaks::{holdings, leaks};
+use eagleray_launch::leaks::{Class, ask_heads, holdings, leaks};
 use eagleray_launch::watch::{Phase, Watcher, groups, tell};
 use serde_json::{Value, json};
 
@@ -145,6 +146,94 @@ fn a_leak_that_may_not_be_ended_is_told_with_the_key_that_gives_the_right() {
     );
 }
 
+/// A cluster for people, as `render --kind cluster` makes it.
+fn standing(name: &str) -> Value {
+    json!({"apiVersion": "ray.io/v1", "kind": "RayCluster", "spec": {},
+        "metadata": {"name": name, "namespace": "training", "uid": format!("uid-{name}"),
+            "creationTimestamp": "2026-11-29T11:00:00Z", "labels": {"eagleray/run": "solar"}},
+        "status": {"head": {"serviceName": format!("{name}-head-svc")}}})
+}
+
+#[test]
+fn a_cluster_for_people_is_idle_by_its_own_word_alone_and_never_deleted() {
+    let created = 1_795_950_000;
+    let hour = 3_600;
+    let (cluster, requests) = serve(move |asked| {
+        let job = |kind: &str, status: &str, ended: i64| json!({"type": kind, "status": status, "end_time": ended * 1_000});
+        let done = job("SUBMISSION", "SUCCEEDED", created + hour);
+        let mut all: Vec<Value> =
+            ["busy", "empty", "ended", "forbidden", "recent", "starting", "token"].map(standing).into();
+        all[5]["status"]["conditions"] =
+            json!([{"type": "HeadPodReady", "status": "False", "reason": "Pending"}]);
+        all[6]["spec"]["authOptions"] = json!({"mode": "token"});
+        // What somebody else labelled so little is not ours, and what a service made has its own work.
+        let mut foreign = standing("foreign");
+        foreign["metadata"]["labels"] = json!({});
+        let mut service = standing("service");
+        service["metadata"]["labels"]["ray.io/originated-from-crd"] = json!("RayService");
+        all.extend([foreign, service]);
+        let path = asked.split(['?', ' ']).nth(1).unwrap();
+        let of =
+            |name: &str| format!("/api/v1/namespaces/training/services/{name}-head-svc:8265/proxy/api/jobs/");
+        if path == of("busy") {
+            return (200, json!([done, job("DRIVER", "RUNNING", 0)]));
+        } else if path == of("empty") {
+            return (200, json!([]));
+        } else if path == of("ended") || path == of("token") {
+            return (200, json!([done, job("DRIVER", "SUCCEEDED", created + 2 * hour)]));
+        } else if path == of("forbidden") {
+            return refusal(403, "services is forbidden");
+        } else if path == of("recent") {
+            return (200, json!([job("DRIVER", "SUCCEEDED", created + 20 * hour), done]));
+        }
+        if let Some(name) = path.strip_prefix("/apis/ray.io/v1/namespaces/training/rayclusters/") {
+            let found = all.into_iter().find(|ray| ray["metadata"]["name"] == name).unwrap();
+            return (200, found);
+        }
+        match path.rsplit('/').next() {
+            Some("rayclusters") => (200, json!({"metadata": {}, "items": all})),
+            Some("token") => (200, json!({"data": {"auth_token": "c2VjcmV0"}})),
+            Some("pods") => {
+                let mut held = pod(1);
+                held["metadata"]["namespace"] = json!("training");
+                held["metadata"]["labels"] = json!({"eagleray/run": "solar", "ray.io/cluster": "ended"});
+                held["spec"]["containers"] = json!([{"resources": {"limits": {"nvidia.com/gpu": 8}}}]);
+                (200, json!({"metadata": {}, "items": [held]}))
+            }
+            _ => (200, json!({"metadata": {}, "items": []})),
+        }
+    });
+    let now = created + 24 * hour;
+    let mut held = holdings(&cluster, Some("training")).unwrap();
+    assert!(leaks(&held, now, true).is_empty(), "nobody has asked");
+    ask_heads(&cluster, &mut held, now, Duration::from_hours(12));
+    let found = leaks(&held, now, true);
+    let told: Vec<(&str, u64, i64)> =
+        found.iter().map(|leak| (leak.object.name.as_str(), leak.gpus, leak.since)).collect();
+    assert_eq!(
+        told,
+        [("ended", 8, created + 2 * hour), ("empty", 0, created), ("token", 0, created + 2 * hour)]
+    );
+    assert!(found.iter().all(|leak| leak.class == Class::IdleCluster));
+    assert_eq!(
+        held.unseen,
+        [
+            "cannot ask the head of `forbidden` whether anything runs on it: /api/v1/namespaces/training/services/forbidden-head-svc:8265/proxy/api/jobs/: services is forbidden",
+            "cannot ask the head of `starting` whether anything runs on it: it is not ready: Pending",
+        ]
+    );
+    let error = found[0].mend(&cluster).unwrap_err();
+    assert_eq!(error.message(), "somebody may work on RayCluster training/ended");
+    let asked = requests.lock().unwrap().clone();
+    assert!(asked.iter().all(|(asked, _)| asked.starts_with("GET ")), "{asked:?}");
+    assert!(!asked.iter().any(|(asked, _)| asked.contains("foreign") || asked.contains("/service-head")));
+    // Nobody is asked what a cluster did that is younger than the patience.
+    let mut young = holdings(&cluster, Some("training")).unwrap();
+    let before = requests.lock().unwrap().len();
+    ask_heads(&cluster, &mut young, now, Duration::from_hours(25));
+    assert_eq!(requests.lock().unwrap().len(), before);
+}
+
 #[test]
 fn a_head_that_is_not_ready_is_told_of_and_not_asked() {
     let (cluster, requests) = serve(|_| {
@@ -165,16 +254,100 @@ fn a_head_that_is_not_ready_is_told_of_and_not_asked() {
     assert_eq!(error.message(), "launch `solar-1` is suspended, and has no cluster yet");
 }
 
-#[test]
-fn a_head_that_takes_a_request_and_never_answers_is_not_waited_for() {
-    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+/// The cluster whose API server is a listener of the test.
+fn at(listener: &TcpListener) -> (tempfile::TempDir, Cluster) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("config");
     let config = json!({"apiVersion": "v1", "kind": "Config", "current-context": "a",
-        "clusters": [{"name": "a", "cluster": {"server": format!("http://{}", silent.local_addr().unwrap())}}],
+        "clusters": [{"name": "a", "cluster": {"server": format!("http://{}", listener.local_addr().unwrap())}}],
         "users": [{"name": "a", "user": {}}], "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}]});
     std::fs::write(&path, config.to_string()).unwrap();
     let cluster = Cluster::connect(&Connection { kubeconfig: Some(path), ..Connection::default() }).unwrap();
+    (folder, cluster)
+}
+
+/// How an output ends.
+#[derive(Clone, Copy)]
+enum End {
+    Silent,
+    Broken,
+    Whole,
+}
+
+/// What following an output gives whose connections, one after the other, bring these lines and end so; and what was
+/// asked for.
+fn followed(
+    connections: Vec<(&'static str, End)>,
+    silence: Duration,
+) -> (eagleray_base::Result<()>, Vec<String>, Vec<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (_folder, cluster) = at(&listener);
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let heard = Arc::clone(&asked);
+    std::thread::spawn(move || {
+        let mut open = Vec::new();
+        for (lines, end) in connections {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut reader = BufReader::new(stream.try_clone().unwrap());
+            let mut head = String::new();
+            while reader.read_line(&mut head).unwrap() > 2 {}
+            heard.lock().unwrap().push(head.lines().next().unwrap_or_default().to_owned());
+            let text = format!(
+                "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{lines}\r\n",
+                lines.len()
+            );
+            stream.write_all(text.as_bytes()).unwrap();
+            match end {
+                End::Silent => open.push(stream),
+                End::Broken => {}
+                End::Whole => stream.write_all(b"0\r\n\r\n").unwrap(),
+            }
+        }
+    });
+    let mut told = Vec::new();
+    let done = cluster.follow(("training", "p1", None), 2, silence, &mut |line| {
+        told.push(line.to_owned());
+        Ok(())
+    });
+    let asked = asked.lock().unwrap().clone();
+    (done, told, asked)
+}
+
+#[test]
+fn an_output_is_followed_over_connections_that_die() {
+    let connections = vec![
+        ("2026-11-29T11:00:05.1Z step 1\n2026-11-29T11:00:05.2Z step 2\n", End::Silent),
+        (
+            "2026-11-29T11:00:05.1Z step 1\n2026-11-29T11:00:05.2Z step 2\n2026-11-29T11:00:09.5Z step 3\n",
+            End::Broken,
+        ),
+        ("2026-11-29T11:00:09.5Z step 3\n2026-11-29T11:00:09.6Z step 4\n", End::Whole),
+    ];
+    let (done, told, asked) = followed(connections, Duration::from_millis(300));
+    done.unwrap();
+    assert_eq!(told, ["step 1", "step 2", "step 3", "step 4"]);
+    assert!(asked[0].contains("tailLines=2") && !asked[0].contains("sinceTime"), "{asked:?}");
+    let since = |index: usize, time: &str| {
+        asked[index].contains(&format!("sinceTime=2026-11-29T11%3A00%3A{time}"))
+            && !asked[index].contains("tail")
+    };
+    assert!(since(1, "03") && since(2, "07"), "{asked:?}");
+    assert!(asked.iter().all(|asked| asked.contains("follow=true") && asked.contains("timestamps=true")));
+}
+
+#[test]
+fn an_output_that_breaks_off_again_and_again_is_given_up() {
+    let line = "2026-11-29T11:00:05Z step 1\n";
+    let (done, told, asked) = followed(vec![(line, End::Broken); 6], Duration::from_secs(60));
+    let error = done.unwrap_err();
+    assert_eq!((error.kind(), error.message()), (Kind::Unavailable, "the output of pod `p1` broke off"));
+    assert_eq!((told.len(), asked.len()), (1, 6));
+}
+
+#[test]
+fn a_head_that_takes_a_request_and_never_answers_is_not_waited_for() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (_folder, cluster) = at(&silent);
     let error = cluster.get_behind("/logs", None, Duration::from_millis(200)).unwrap_err();
     assert_eq!((error.kind(), error.message()), (Kind::Unavailable, "/logs: no answer within 0.2 s"));
 }

@@ -20,6 +20,7 @@ store, which is deleted. What may not be asked is reported as unknown, with the 
 Each finding has a remedy to paste. The exit code is 1 where there is an error; warnings and unknowns leave it 0.
 
   eagleray doctor run.yaml
+  eagleray doctor run.yaml --built
   eagleray doctor --namespace training --format json";
 
 /// Find what a cluster, an identity or a store lacks for a launch.
@@ -32,6 +33,9 @@ pub(crate) struct Doctor {
     /// Override one value of the spec, such as train.steps=200; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE", requires = "spec")]
     overrides: Vec<String>,
+    /// The data is built: make no launch that builds it
+    #[arg(long, requires = "spec")]
+    built: bool,
     /// Where launches are to be; that of the spec, or of the context
     #[arg(long, value_name = "NAME", conflicts_with = "spec")]
     namespace: Option<String>,
@@ -42,7 +46,7 @@ pub(crate) struct Doctor {
 impl Doctor {
     pub(crate) fn run(self, output: &Output) -> Result<()> {
         let run = match &self.spec {
-            Some(path) => Some(Run::read(path.clone(), self.overrides.clone())?),
+            Some(path) => Some(Run::read(path.clone(), self.overrides.clone(), self.built)?),
             None => None,
         };
         let mut facts = self.ask(run.as_ref());
@@ -91,10 +95,10 @@ struct Run {
 }
 
 impl Run {
-    fn read(path: PathBuf, overrides: Vec<String>) -> Result<Self> {
+    fn read(path: PathBuf, overrides: Vec<String>, built: bool) -> Result<Self> {
         let resolved = SpecArgs { path, overrides }.resolve()?;
         let namespace = namespace(&resolved)?;
-        let rendered = render(&resolved, Options { kind: Kind::Run, launch: 1, kueue: false, built: false })?;
+        let rendered = render(&resolved, Options { kind: Kind::Run, launch: 1, kueue: false, built })?;
         let rendered = rendered.files.iter().map(File::value).collect();
         Ok(Self { resolved, namespace, rendered })
     }

@@ -6,14 +6,14 @@ use std::path::Path;
 use eagleray_base::units::format_seconds;
 use eagleray_base::{Error, Result};
 use eagleray_launch::cluster::Cluster;
-use eagleray_launch::leaks::{Driver, Holdings, Leak, holdings, leaks};
+use eagleray_launch::leaks::{Driver, Holdings, Leak, ask_heads, holdings, leaks};
 use eagleray_launch::resource::CONFIG_MAP;
 use eagleray_run::runs;
 use eagleray_spec::{Problems, Source};
 use eagleray_store::Store;
 use serde_json::{Value, json};
 
-use super::live::{ClusterArgs, now};
+use super::live::{ClusterArgs, Patience, now, patience};
 use crate::output::Output;
 
 /// Where a launch keeps its spec, in the `ConfigMap` of its name.
@@ -24,10 +24,11 @@ const SPEC_FILE: &str = "run.yaml";
 #[expect(clippy::struct_excessive_bools, clippy::struct_field_names, reason = "each is a flag")]
 pub(crate) struct Leaks {
     /// Find what is held on a cluster and does nothing: refused and suspended launches with quota, launches without a
-    /// living driver, clusters past their job, idle GPUs, pods that do not go on dead nodes
+    /// living driver, clusters past their job, idle GPUs, pods that do not go on dead nodes, clusters for people that
+    /// nobody uses
     #[arg(long, conflicts_with = "path")]
     leaks: bool,
-    /// Delete what is found, asking nothing
+    /// Delete what is found, asking nothing; never a cluster for people
     #[arg(long, requires = "leaks")]
     fix: bool,
     /// What is not of Eagle Ray too; with --fix it is deleted
@@ -39,6 +40,9 @@ pub(crate) struct Leaks {
     /// Look everywhere
     #[arg(long, requires = "leaks")]
     all_namespaces: bool,
+    /// How long a cluster for people may have no job, such as 90m, 12h or 3d
+    #[arg(long, value_name = "TIME", value_parser = patience, requires = "leaks", default_value = "12h")]
+    idle: Patience,
     #[command(flatten)]
     cluster: ClusterArgs,
 }
@@ -54,24 +58,26 @@ impl Leaks {
         let namespace = (!self.all_namespaces).then_some(namespace.as_str());
         let mut held = holdings(&cluster, namespace)?;
         ask_stores(&cluster, &mut held);
+        ask_heads(&cluster, &mut held, now(), self.idle.duration());
         for missing in &held.unseen {
             output.note(missing);
         }
         let found = leaks(&held, now(), self.all);
         let done: Vec<Option<Result<bool>>> =
-            found.iter().map(|leak| self.fix.then(|| leak.mend(&cluster))).collect();
+            found.iter().map(|leak| (self.fix && leak.fix.is_safe()).then(|| leak.mend(&cluster))).collect();
+        let left = done.iter().filter(|done| done.is_none()).count();
         if output.is_json() {
             let rows: Vec<Value> =
                 found.iter().zip(&done).map(|(leak, done)| row(leak, done.as_ref())).collect();
             output.json(&json!({"namespace": namespace, "leaks": rows}));
         } else {
-            output.print(&text(&found, &done, namespace, now()));
+            output.print(&text(&found, &done, namespace, now(), self.fix));
         }
         let failed = done.into_iter().flatten().find_map(Result::err);
         match failed {
             Some(error) => Err(error),
-            None if found.is_empty() || self.fix => Ok(()),
-            None => Err(output.reported(Error::invalid(format!("{} leaks", found.len())))),
+            None if left == 0 => Ok(()),
+            None => Err(output.reported(Error::invalid(format!("{left} leaks")))),
         }
     }
 }
@@ -120,7 +126,13 @@ fn row(leak: &Leak, done: Option<&Result<bool>>) -> Value {
     value
 }
 
-fn text(found: &[Leak], done: &[Option<Result<bool>>], namespace: Option<&str>, now: i64) -> String {
+fn text(
+    found: &[Leak],
+    done: &[Option<Result<bool>>],
+    namespace: Option<&str>,
+    now: i64,
+    fix: bool,
+) -> String {
     let place = namespace.map_or_else(|| "all namespaces".to_owned(), |name| format!("namespace `{name}`"));
     if found.is_empty() {
         return format!("nothing is held for nothing in {place}");
@@ -136,7 +148,8 @@ fn text(found: &[Leak], done: &[Option<Result<bool>>], namespace: Option<&str>, 
             leak.class.name()
         ));
         lines.push(match done {
-            None => format!("    {}", leak.remedy()),
+            None if leak.fix.is_safe() => format!("    {}", leak.remedy()),
+            None => format!("    by hand, as somebody may work on it (`--fix` leaves it): {}", leak.remedy()),
             Some(Ok(true)) => "    deleted".to_owned(),
             Some(Ok(false)) => "    gone already".to_owned(),
             Some(Err(error)) => match error.hint() {
@@ -153,8 +166,14 @@ fn text(found: &[Leak], done: &[Option<Result<bool>>], namespace: Option<&str>, 
         *most = (*most).max(leak.gpus);
     }
     let gpus: u64 = by_run.values().sum();
-    if done.iter().all(Option::is_none) {
-        lines.push(format!("{} in {place}, {gpus} GPUs at least; `--fix` deletes them", found.len()));
+    let people = found.iter().filter(|leak| !leak.fix.is_safe()).count();
+    let ends = match found.len() - people {
+        0 => "people alone delete them".to_owned(),
+        _ if people == 0 => "`--fix` deletes them".to_owned(),
+        safe => format!("`--fix` deletes {safe} of them"),
+    };
+    if !fix {
+        lines.push(format!("{} in {place}, {gpus} GPUs at least; {ends}", found.len()));
     }
     lines.join("\n")
 }
@@ -179,14 +198,40 @@ mod tests {
     #[test]
     fn each_leak_has_its_cost_and_its_remedy() {
         let found = [leak("solar-1-x", 16, Fix::DeleteCluster), leak("p", 8, Fix::ForceDeletePod)];
-        insta::assert_snapshot!(text(&found, &[None, None], Some("training"), 8_200));
+        insta::assert_snapshot!(text(&found, &[None, None], Some("training"), 8_200, false));
         let done = [Some(Ok(true)), Some(Err(Error::invalid("pods is forbidden")))];
-        insta::assert_snapshot!("fixed", text(&found, &done, None, 8_200));
+        insta::assert_snapshot!("fixed", text(&found, &done, None, 8_200, true));
         assert_eq!(row(&found[1], done[1].as_ref())["fixed"], false);
         assert_eq!(row(&found[0], None)["fixed"], Value::Null);
         assert_eq!(
-            text(&[], &[], Some("training"), 0),
+            text(&[], &[], Some("training"), 0, false),
             "nothing is held for nothing in namespace `training`"
         );
+    }
+
+    #[test]
+    fn a_cluster_for_people_is_left_to_them() {
+        let mut standing = leak("notebook", 8, Fix::LeaveCluster);
+        (standing.class, standing.why) = (Class::IdleCluster, "no job has run on it for 14 h 00 m".into());
+        let alone = std::slice::from_ref(&standing);
+        let by_hand = "    by hand, as somebody may work on it (`--fix` leaves it): kubectl -n training delete raycluster notebook";
+        let told = text(alone, &[None], Some("training"), 8_200, false);
+        let lines: Vec<&str> = told.lines().collect();
+        assert_eq!(
+            lines,
+            [
+                "RayCluster training/notebook: 8 GPUs for 2 h 00 m: no job has run on it for 14 h 00 m [idle-cluster]",
+                by_hand,
+                "1 in namespace `training`, 8 GPUs at least; people alone delete them",
+            ]
+        );
+        let both = [standing, leak("solar-1-x", 16, Fix::DeleteCluster)];
+        let told = text(&both, &[None, None], None, 8_200, false);
+        assert!(told.ends_with("2 in all namespaces, 16 GPUs at least; `--fix` deletes 1 of them"), "{told}");
+        let told = text(&both, &[None, Some(Ok(true))], None, 8_200, true);
+        let lines: Vec<&str> = told.lines().collect();
+        assert_eq!((lines[1], lines[3], lines.len()), (by_hand, "    deleted", 4));
+        let shown = row(&both[0], None);
+        assert_eq!((&shown["fix"], &shown["class"]), (&json!("leave-cluster"), &json!("idle-cluster")));
     }
 }

@@ -4,6 +4,7 @@ use std::thread::sleep;
 
 use eagleray_base::{Error, Kind, Result};
 use eagleray_kube::render::LAUNCH_LABEL;
+use eagleray_launch::cluster::SILENCE_MAX;
 use eagleray_launch::driver;
 use eagleray_launch::launches::Launch;
 use eagleray_launch::resource::{POD, RAY_JOB};
@@ -44,7 +45,8 @@ impl Logs {
             None => self.driver(&run, launch, output),
             Some("list") => list(&run, &launch, output),
             Some(pod) if self.follow => {
-                run.cluster.follow(&run.namespace, pod, None, i64::from(self.lines), &mut |line| {
+                let which = (run.namespace.as_str(), pod, None);
+                run.cluster.follow(which, i64::from(self.lines), SILENCE_MAX, &mut |line| {
                     output.print(line);
                     Ok(())
                 })

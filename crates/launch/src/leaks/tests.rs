@@ -124,6 +124,39 @@ fn a_cluster_without_its_job_and_pods_without_their_cluster_are_found() {
 }
 
 #[test]
+fn a_cluster_for_people_that_has_nothing_to_do_is_told_of_and_left() {
+    let mut standing = cluster("notebook", "");
+    standing["metadata"]["labels"] = json!({(RUN_LABEL): "solar"});
+    let mut holdings = held(&[], &[standing], &[pod("p", "notebook", "alive")]);
+    assert!(holdings.clusters[0].alone && !Ray::of(&cluster("a-1-x", "a-1")).alone);
+    holdings.clusters[0].idle = Some(now() - 50_400);
+    assert_eq!(
+        found(&holdings),
+        ["idle-cluster RayCluster training/notebook 8 GPUs: no job has run on it for 14 h 00 m"]
+    );
+    let leak = leaks(&holdings, now(), false).remove(0);
+    assert_eq!((leak.since, leak.fix.is_safe()), (now() - 50_400, false));
+    assert_eq!(leak.remedy(), "kubectl -n training delete raycluster notebook");
+    holdings.clusters[0].name.deleting = Some(now());
+    assert_eq!(found(&holdings), [""; 0]);
+}
+
+#[test]
+fn a_head_is_as_old_as_its_container_of_ray() {
+    let mut head = pod("p", "notebook", "alive");
+    head["spec"]["containers"][0]["name"] = json!("ray-head");
+    head["status"]["containerStatuses"] = json!([
+        {"name": "autoscaler", "state": {"running": {"startedAt": "2026-11-29T11:59:00Z"}}},
+        {"name": "ray-head", "state": {"running": {"startedAt": NOW}}},
+    ]);
+    assert_eq!(Pod::of(&head).head_since, None, "a worker");
+    head["metadata"]["labels"]["ray.io/node-type"] = json!("head");
+    assert_eq!(Pod::of(&head).head_since, Some(now()));
+    head["status"]["containerStatuses"][1]["state"] = json!({"waiting": {"reason": "CrashLoopBackOff"}});
+    assert_eq!(Pod::of(&head).head_since, None);
+}
+
+#[test]
 fn a_pod_that_does_not_go_is_a_leak_on_a_dead_node_alone() {
     let of = |node: &str, gone_by: &str| {
         let mut pod = pod("p", "a-1-x", node);
