@@ -32,7 +32,7 @@ pub const ANSWER_MAX: Duration = Duration::from_secs(30);
 
 /// An output that is silent for so long is asked for again. Load balancers before API servers, those of EKS among
 /// them, forget a connection after about six minutes without a byte.
-pub const SILENCE_MAX: Duration = Duration::from_secs(300);
+pub const SILENCE_MAX: Duration = Duration::from_mins(5);
 
 /// So many objects come with one answer: 1,000 pods are ten megabytes otherwise, all at once.
 const PAGE: u32 = 250;

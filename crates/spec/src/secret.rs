@@ -23,8 +23,8 @@ const SECRETS: [&str; 10] = [
 const KEYS: [&str; 9] =
     ["API", "ACCESS", "ACCOUNT", "ENCRYPTION", "LICENSE", "PRIVATE", "SECRET", "SIGNING", "STORAGE"];
 
-/// Too short to say it alone (`PWD` is a folder), and secrets behind another word: `MYSQL_PWD`, `GITHUB_PAT`.
-const SECRETS_BEHIND: [&str; 2] = ["PWD", "PAT"];
+/// Too short to say it alone (`PWD` is a folder), and secrets behind another word: `MYSQL_PWD`, `GITHUB_PAT`, `DB_PASS`.
+const SECRETS_BEHIND: [&str; 3] = ["PWD", "PAT", "PASS"];
 
 /// As the last word: something about a secret, or the place of one.
 const ABOUT: [&str; 33] = [
@@ -165,6 +165,7 @@ mod tests {
             "SSH_PRIVATE_KEY",
             "ENCRYPTION_KEY",
             "GITHUB_PAT",
+            "DB_PASS",
             "GIT_CREDENTIALS",
             "SECRET",
             "JWT_SECRET",
@@ -213,6 +214,8 @@ mod tests {
             "KEYBOARD",
             "SECRETARY",
             "COMPATIBLE",
+            "PASS",
+            "NO_PROXY_BYPASS",
             "NCCL_DEBUG",
         ] {
             assert!(!is_secret_name(name), "{name}");

@@ -110,7 +110,7 @@ fn denied(text: &str) -> Meaning {
     let (message, hint) = if text.contains("kms:") || text.contains("KMS.") {
         (
             "access to the bucket's KMS key was denied",
-            "allow kms:GenerateDataKey and kms:Decrypt on that key, in the role's policy and in the key's own",
+            "look whether the key is enabled; allow kms:GenerateDataKey and kms:Decrypt on it, in the role's policy and in the key's own",
         )
     } else if text.contains("ExpiredToken") {
         (
@@ -152,6 +152,7 @@ fn is_denied(text: &str) -> bool {
         "ExpiredToken",
         "InvalidToken",
         "RequestTimeTooSkewed",
+        "KMS.",
         "403 Forbidden",
         "401 Unauthorized",
     ];
@@ -198,6 +199,7 @@ mod tests {
                 "<Code>AccessDenied</Code> is not authorized to perform: kms:GenerateDataKey on resource",
                 "KMS key",
             ),
+            ("status code: 400 Bad Request: <Code>KMS.DisabledException</Code>", "KMS key"),
             ("<Code>ExpiredToken</Code>", "expired"),
             ("status: 403 Forbidden <Code>RequestTimeTooSkewed</Code>", "clock"),
             (

@@ -62,8 +62,9 @@ def _join(into: nn.Module, parts: Sequence[nn.Module]) -> None:
             _join(both, found)
         else:
             into.register_module(name, found[0] if found else None)
-    if any(part._parameters for part in parts):
-        raise _core.InternalError("a parameter that belongs to no layer of a pipeline")
+    # Buffers that are not saved follow from the config, and each part has its own.
+    if any(part._parameters or part._buffers.keys() - part._non_persistent_buffers_set for part in parts):
+        raise _core.InternalError("a tensor of a checkpoint that belongs to no layer of a pipeline")
 
 
 @dataclass(frozen=True, slots=True)
