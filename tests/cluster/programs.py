@@ -74,6 +74,8 @@ KUEUE = Program(name="kueue", module="sigs.k8s.io/kueue", package="sigs.k8s.io/k
 ALL = (ETCD, KUBERNETES, KUBERAY, KUEUE)
 # Machines and pods by the thousand that are not there; few want them, who do build it.
 KWOK = Program(name="kwok", module="sigs.k8s.io/kwok", package="sigs.k8s.io/kwok/cmd/kwok")
+# What people install the chart with.
+HELM = Program(name="helm", module="helm.sh/helm/v3", package="helm.sh/helm/v3/cmd/helm")
 
 
 def build(program: Program) -> Path:
