@@ -193,3 +193,13 @@ def test_more_workers_than_the_gpus_of_this_machine_are_refused(monkeypatch: pyt
     _ray.require_room(1)
     with pytest.raises(_core.InvalidError, match=r"--set cluster\.workers=1"):
         _ray.require_room(2)
+
+
+def test_a_stop_that_the_store_asked_for_is_no_failure_in_a_pod_of_kuberay(monkeypatch: pytest.MonkeyPatch) -> None:
+    from eagleray.train.driver import Stop
+
+    monkeypatch.setenv("RAY_CLUSTER_NAME", "solar-1-x4k2q")
+    assert Stop(count=1, by_store=True).exit_code() == 0
+    assert Stop(count=1).exit_code() == 130, "a signal"
+    monkeypatch.delenv("RAY_CLUSTER_NAME")
+    assert Stop(count=1, by_store=True).exit_code() == 130, "a terminal's"

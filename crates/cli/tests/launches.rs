@@ -199,13 +199,23 @@ fn a_build_is_followed_by_its_training_once_and_stays_ended_too() {
 #[test]
 fn a_driver_that_was_asked_to_stop_has_not_failed() {
     let folder = tempfile::tempdir().unwrap();
-    let spec = SPEC.replace("/fsx/runs/solar", folder.path().to_str().unwrap());
-    let store = eagleray_store::Store::open(folder.path().to_str().unwrap()).unwrap();
+    let folder = folder.path().to_str().unwrap();
+    let spec = SPEC.replace("/fsx", folder);
+    let store = eagleray_store::Store::open(&format!("{folder}/runs/solar")).unwrap();
     eagleray_run::claim::claim(&store, &eagleray_run::Claimant::of_this_process("head"), || Ok(None))
         .unwrap();
     eagleray_run::stop::ask(&store).unwrap().unwrap();
     let failed = vec![spec_of("solar-1", &spec), job("solar-1", "Failed", "FAILED")];
     assert_refused_of(&spec, failed, "launch `solar-1` of this run was stopped");
+    // It has saved, and told KubeRay of no failure.
+    let end = eagleray_run::claim::End { outcome: "stopped".into(), step: 40, ended_us: 2 };
+    eagleray_run::claim::finish(&store, 1, &end).unwrap();
+    let done = || vec![spec_of("solar-1", &spec), job("solar-1", "Complete", "SUCCEEDED")];
+    assert_refused_of(&spec, done(), "launch `solar-1` of this run was stopped");
+    let (waited, _) = rejoined_of(&spec, vec![], &[]);
+    assert_eq!(waited.status.code(), Some(1));
+    let told = String::from_utf8_lossy(&waited.stderr).into_owned();
+    assert!(told.contains("launch `solar-1` has stopped"), "{told}");
 }
 
 #[test]

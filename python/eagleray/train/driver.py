@@ -52,9 +52,10 @@ class InterruptedRunError(Exception):
 
 @dataclass(slots=True)
 class Stop:
-    """How often the user has asked to stop, by SIGINT or SIGTERM."""
+    """How often the user has asked to stop, by SIGINT or SIGTERM, and whether through the store."""
 
     count: int = 0
+    by_store: bool = False
     training: bool = False
 
     def listen(self) -> None:
@@ -62,6 +63,11 @@ class Stop:
         if threading.current_thread() is threading.main_thread():
             for number in _STOPPING:
                 signal.signal(number, self._ask)
+
+    def exit_code(self) -> int:
+        """The exit code of a run that was stopped and has saved."""
+        # KubeRay takes any other end for a failure, and would make the next cluster and train on.
+        return EXIT_DONE if self.by_store and _in_a_pod_of_ray() else EXIT_STOPPED
 
     def _ask(self, _number: int, _frame: object) -> None:
         self.count += 1
@@ -147,7 +153,7 @@ class _Attempt:
         self.result: dict[str, Any] | None = None
         self.error: BaseException | None = None
         # On a cluster of KubeRay an elastic run starts on its floor, and asks for more once it trains.
-        self.grown = self.workers["min"] == self.workers["max"] or not os.environ.get("RAY_CLUSTER_NAME")
+        self.grown = self.workers["min"] == self.workers["max"] or not _in_a_pod_of_ray()
 
     def run(self) -> int:
         """Trains to an end of some kind and closes the account."""
@@ -180,7 +186,7 @@ class _Attempt:
             raise self.error
         if outcome == "stopped":
             self.console.say(f"stopped after step {step}, saved; resume with the same command")
-            return EXIT_STOPPED
+            return self.stop.exit_code()
         report(self.plan.store, self.console)
         self.console.summary(summary(self.plan.store, self.plan.name, outcome, step))
         return EXIT_DONE
@@ -241,7 +247,7 @@ class _Attempt:
                 self.error = superseded(self.plan.store, self.attempt)
                 return
             if self.stop.count == 0 and self.heartbeat.stop_asked():
-                self.stop.count = 1
+                self.stop.count, self.stop.by_store = 1, True
             if self.stop.count > asked:
                 asked = self.stop.count
                 after = "saving after this step" if self.plan.script is None else "at the next save of the script"
@@ -334,6 +340,11 @@ def _workers_text(workers: Mapping[str, int]) -> str:
     low, high = workers["min"], workers["max"]
     count = str(low) if low == high else f"{low} to {high}"
     return f"{count} worker{'' if count == '1' else 's'}"
+
+
+def _in_a_pod_of_ray() -> bool:
+    """Whether KubeRay made the pod that this runs in."""
+    return bool(os.environ.get("RAY_CLUSTER_NAME"))
 
 
 def _finish(keeper: Any, store_url: str, attempt: int, outcome: str, step: int, now: float) -> None:

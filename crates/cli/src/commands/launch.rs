@@ -134,7 +134,12 @@ impl Launch {
         match (run.find(number, false), run.find(number, true)) {
             (None, _) if made.as_ref() == Some(&name) => return Err(ended_by_hand(&name, "is gone")),
             (None, None) if let Some(build) = made => return Err(ended_by_hand(&build, "is gone")),
-            (Some(launch), _) if launch.phase == Phase::Succeeded => going.tell_end(&name, launch),
+            (Some(launch), _) if launch.phase == Phase::Succeeded => {
+                if matches!(was_stopped(&run.resolved.spec.store), Ok(true)) {
+                    return Err(ended_by_hand(&name, "was stopped"));
+                }
+                going.tell_end(&name, launch);
+            }
             (Some(launch), _) if !launch.phase.is_over() => {
                 output.note(&format!("waits for launch `{name}`, which is {}", told(launch)));
                 going.note_made(&name, &name);
@@ -180,6 +185,13 @@ fn made_of_this_spec(run: &Run, name: &str) -> Result<Option<String>> {
         return Err(Error::conflict(format!("launch `{name}` of this run has another spec")).with_hint(hint));
     }
     Ok(object["metadata"]["annotations"][MADE].as_str().map(str::to_owned))
+}
+
+/// Whether the newest attempt ended because it was asked to, before its last step.
+fn was_stopped(store: &str) -> Result<bool> {
+    let store = Store::open(store)?;
+    let Some(newest) = claim::all(&store)?.pop() else { return Ok(false) };
+    Ok(claim::end_of(&store, newest.attempt)?.is_some_and(|end| end.outcome == "stopped"))
 }
 
 /// Whether somebody asked the driver of the newest attempt to stop.
@@ -362,7 +374,7 @@ impl<'a> Going<'a> {
         let Run { cluster, namespace, resolved, .. } = self.run;
         let mut looking: Option<(Watcher, Phase, Instant)> = None;
         let mut last = String::new();
-        let end = wait::until_over(cluster, namespace, name, self.deadline, &mut |launch, job| {
+        let mut end = wait::until_over(cluster, namespace, name, self.deadline, &mut |launch, job| {
             // To look costs a list of pods: seldom, but at once when something has happened.
             let mut watcher = match looking.take() {
                 Some((watcher, phase, at)) if phase == launch.phase && at.elapsed() < LOOK_PERIOD => {
@@ -384,6 +396,16 @@ impl<'a> Going<'a> {
             looking = Some((watcher, launch.phase, Instant::now()));
             Ok(())
         })?;
+        if end.phase == Phase::Succeeded && !end.builds {
+            match was_stopped(&resolved.spec.store) {
+                Ok(true) => end.phase = Phase::Stopped,
+                Ok(false) => {}
+                Err(error) => self.output.note(&format!(
+                    "cannot look whether `{name}` did all its steps or was asked to stop: {}",
+                    error.message()
+                )),
+            }
+        }
         if end.phase == Phase::Succeeded {
             return Ok(end);
         }

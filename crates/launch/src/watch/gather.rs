@@ -95,6 +95,10 @@ impl Watcher {
         let (namespace, pods) = (self.namespace.clone(), &mut situation.pods);
         self.cluster.each(POD, Some(&namespace), (&label, ""), &mut |pod| pods.extend(Pod::of(pod)))?;
         if job.phase.is_over() {
+            // Whether all steps are done the job itself does not say.
+            if job.phase == Phase::Succeeded && !job.builds {
+                situation.ledger = self.ledger();
+            }
             situation.job = Some(job);
             return Ok(situation);
         }

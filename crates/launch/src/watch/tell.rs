@@ -95,7 +95,7 @@ pub fn tell(situation: &Situation) -> Told {
         };
     };
     let (phase, line, since) = deleting(situation, job)
-        .or_else(|| over(job))
+        .or_else(|| over(situation, job))
         .or_else(|| held(situation, job))
         .or_else(|| retrying(job))
         .or_else(|| running(situation, job))
@@ -146,11 +146,18 @@ fn stuck(situation: &Situation) -> Option<String> {
     ))
 }
 
-fn over(job: &Job) -> Option<Line> {
+fn over(situation: &Situation, job: &Job) -> Option<Line> {
     let why = join(&job.reason, &job.message);
     let because = if why.is_empty() { String::new() } else { format!(": {why}") };
+    let stopped = situation.ledger.as_ref().map(|ledger| &ledger.recent);
+    let stopped = stopped.filter(|recent| recent.state == RunState::Stopped && !starts_over(situation, job));
     let (phase, line) = match job.phase {
         launches::Phase::Succeeded if job.builds => (Phase::Succeeded, "the data is built".to_owned()),
+        // A driver that did what it was asked has not failed, as far as KubeRay may know.
+        launches::Phase::Succeeded if let Some(recent) = stopped => (
+            Phase::Stopped,
+            format!("was asked to stop, and did after step {}; `eagleray resume` goes on", recent.step),
+        ),
         launches::Phase::Succeeded => (Phase::Succeeded, "all steps are done".to_owned()),
         launches::Phase::Stopped => (Phase::Stopped, format!("stopped{because}")),
         launches::Phase::Failed if job.deployment == "ValidationFailed" => {

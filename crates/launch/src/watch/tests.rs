@@ -399,6 +399,11 @@ fn at_the_end() {
     let mut deleted = deleting.clone();
     deleted.pods.clear();
     let mut build = of(json!({"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}));
+    let asked = |state| {
+        let mut situation = of(json!({"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}));
+        situation.ledger = Some(Ledger { recent: Recent { state, ..at_step() }, checkpoint: Some(1_200) });
+        situation
+    };
     build.job.as_mut().unwrap().builds = true;
     let mut refused = of(
         json!({"jobDeploymentStatus": "ValidationFailed", "reason": "ValidationFailed", "message": "the name is too long"}),
@@ -407,6 +412,8 @@ fn at_the_end() {
     refused.job.as_mut().unwrap().queue = Some("research".into());
     let table = [
         ("done", of(json!({"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}))),
+        ("asked through the store, and did", asked(RunState::Stopped)),
+        ("asked too late", asked(RunState::Completed)),
         ("built", build),
         ("stopped", of(json!({"jobDeploymentStatus": "Complete", "jobStatus": "STOPPED"}))),
         (
