@@ -6,6 +6,7 @@ in fp32. `value` is the largest difference of any loss to that of the undisturbe
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from typing import Any
 CLONE = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(CLONE / "tests" / "python"))
 
+Case = tuple[str, int, dict[str, str]]
 SAVED, STEPS = 10, 20
 # Enough for two stages on each of two ranks; all have as many, since they take each other's saves.
 LAYERS = "4"
@@ -45,7 +47,7 @@ def _square(ranks: Any, corpus: Any, place: Path) -> dict[str, float]:
     from test_strategies import CASES
     from training import train_in
 
-    cases = [(strategy, world, more | {"layers": LAYERS}) for strategy, world, more in CASES]
+    cases = _wanted([(strategy, world, more | {"layers": LAYERS}) for strategy, world, more in CASES])
     alone = make_run(corpus, place / "alone", workers=1, steps=STEPS, every="1000 steps", layers=LAYERS)
     spec = alone.resolved.parent / "run.yaml"
     subprocess.run(
@@ -83,6 +85,17 @@ def _square(ranks: Any, corpus: Any, place: Path) -> dict[str, float]:
             shutil.rmtree(copied)
         print(f"{name}: {worst[name]:.1e}", file=sys.stderr, flush=True)
     return worst
+
+
+def _wanted(cases: list[Case]) -> list[Case]:
+    """Those that `EAGLERAY_BENCH_CASES` names, by the names of their figures and with commas; without it all."""
+    given = os.environ.get("EAGLERAY_BENCH_CASES")
+    if not given:
+        return cases
+    by_name = {_name(*case): case for case in cases}
+    if unknown := set(given.split(",")) - by_name.keys():
+        raise SystemExit(f"error: no case {', '.join(sorted(unknown))}; there are {', '.join(by_name)}")
+    return [by_name[name] for name in given.split(",")]
 
 
 def _name(strategy: str, world: int, more: dict[str, str]) -> str:
