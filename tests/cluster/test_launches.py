@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator
+import os
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -122,7 +124,8 @@ def test_an_elastic_run_starts_on_its_floor_and_grows_when_a_machine_comes(
 def test_a_run_whose_worker_pod_is_deleted_ends_with_equal_digests(
     undisturbed: Launch, cluster: Cluster, corpus: Corpus, shared: Path
 ) -> None:
-    launch = struck(prepare(cluster, corpus, shared, built=undisturbed.shared / "built", steps=LONG), "worker")
+    launch = prepare(cluster, corpus, shared, built=undisturbed.shared / "built", steps=LONG)
+    struck(launch, "worker", delete)
     assert len(launch.run.events("generation")) > 1, "the run did not notice"
     assert_same(launch.run, undisturbed.run)
 
@@ -131,22 +134,45 @@ def test_a_run_whose_worker_pod_is_deleted_ends_with_equal_digests(
 def test_a_run_whose_head_pod_is_deleted_goes_on_from_its_newest_commit(
     undisturbed: Launch, cluster: Cluster, corpus: Corpus, shared: Path
 ) -> None:
-    launch = struck(prepare(cluster, corpus, shared, built=undisturbed.shared / "built", steps=LONG), "head")
+    launch = prepare(cluster, corpus, shared, built=undisturbed.shared / "built", steps=LONG)
+    struck(launch, "head", delete)
+    assert_goes_on_in_another_attempt(launch, undisturbed)
+
+
+@pytest.mark.long
+def test_a_run_whose_head_process_is_killed_goes_on_in_the_same_pod(
+    undisturbed: Launch, cluster: Cluster, corpus: Corpus, shared: Path
+) -> None:
+    launch = prepare(cluster, corpus, shared, built=undisturbed.shared / "built", steps=LONG)
+    struck(launch, "head", kill)
+    assert_goes_on_in_another_attempt(launch, undisturbed)
+
+
+def assert_goes_on_in_another_attempt(launch: Launch, undisturbed: Launch) -> None:
     attempts = {event["attempt"]: event["step"] for event in reversed(launch.run.steps())}
     assert len(attempts) > 1, "the job was not submitted again"
     assert min(step for attempt, step in attempts.items() if attempt > 1) > 10
     assert_same(launch.run, undisturbed.run)
 
 
-def struck(launch: Launch, role: str) -> Launch:
-    """A run that has ended, one of whose pods was deleted while it trained."""
+def struck(launch: Launch, role: str, strike: Callable[[Cluster, str], None]) -> None:
+    """Runs a launch to its end, one of whose pods is struck while it trains."""
     cluster = launch.cluster
     launch.apply()
     wait_for("a save", lambda: commits(cluster, launch))
-    victim = cluster.ray_pods(role)[0]["metadata"]["name"]
-    cluster.client.delete(cluster.path("v1", "pods", victim), gracePeriodSeconds=GRACE_SECONDS)
+    strike(cluster, cluster.ray_pods(role)[0]["metadata"]["name"])
     cluster.wait_for_job(launch.job)
-    return launch
+
+
+def delete(cluster: Cluster, pod: str) -> None:
+    cluster.client.delete(cluster.path("v1", "pods", pod), gracePeriodSeconds=GRACE_SECONDS)
+
+
+def kill(cluster: Cluster, pod: str) -> None:
+    """Kills the first process of a pod's container, which its kubelet starts again."""
+    status = cluster.pod(pod)["status"]["containerStatuses"][0]
+    os.kill(int(status["containerID"].removeprefix("process://")), signal.SIGKILL)
+    wait_for(f"`{pod}` to start again", lambda: cluster.pod(pod)["status"]["containerStatuses"][0]["restartCount"] == 1)
 
 
 def assert_same(run: Run, undisturbed: Run) -> None:
@@ -180,6 +206,10 @@ def test_a_queued_run_waits_for_its_quota_and_then_trains(
     wait_for("the launch to be suspended", functools.partial(is_suspended, cluster, launch.job))
     assert not cluster.client.items(cluster.path("ray.io/v1", "rayclusters"))
     cluster.client.patch(cluster.client.path_of(queue), {"spec": {"stopPolicy": "None"}})
+    wait_for("the launch to be admitted", lambda: not is_suspended(cluster, launch.job))
+    # Kueue has said `suspend` meanwhile: what is applied again says nothing of it, and takes nothing back.
+    cluster.apply_folder(launch.manifests / "train")
+    assert not cluster.ray_job(launch.job)["spec"]["suspend"]
     cluster.wait_for_job(launch.job)
     assert launch.run.commits()[-1] == STEPS
     cluster.wait_until_empty()
