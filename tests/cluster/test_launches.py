@@ -206,10 +206,6 @@ def test_a_queued_run_waits_for_its_quota_and_then_trains(
     wait_for("the launch to be suspended", functools.partial(is_suspended, cluster, launch.job))
     assert not cluster.client.items(cluster.path("ray.io/v1", "rayclusters"))
     cluster.client.patch(cluster.client.path_of(queue), {"spec": {"stopPolicy": "None"}})
-    wait_for("the launch to be admitted", lambda: not is_suspended(cluster, launch.job))
-    # Kueue has said `suspend` meanwhile: what is applied again says nothing of it, and takes nothing back.
-    cluster.apply_folder(launch.manifests / "train")
-    assert not cluster.ray_job(launch.job)["spec"]["suspend"]
     cluster.wait_for_job(launch.job)
     assert launch.run.commits()[-1] == STEPS
     cluster.wait_until_empty()
