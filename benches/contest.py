@@ -196,7 +196,7 @@ class Contender:
 
     def processes(self) -> dict[int, str]:
         """Command lines of its processes, by pid."""
-        return dict(_tagged(self.tag))
+        return dict(tagged(self.tag))
 
     def workers(self) -> list[int]:
         """The pids of its ranks."""
@@ -250,7 +250,8 @@ class Contender:
         self.process.wait()
 
 
-def _tagged(tag: str) -> Iterator[tuple[int, str]]:
+def tagged(tag: str) -> Iterator[tuple[int, str]]:
+    """Pids and command lines of what carries the tag."""
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue

@@ -10,6 +10,7 @@ of windows of half a minute.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -24,7 +25,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from contest import NEVER, SMALL, TAG, Contest, Setting, spec_text
+from contest import NEVER, SMALL, TAG, Contest, spec_text, tagged
+from native import figure
 
 RANKS = int(os.environ.get("EAGLERAY_BENCH_RANKS", "512"))
 STEP_SECONDS = float(os.environ.get("EAGLERAY_BENCH_STEP_SECONDS", "1"))
@@ -101,7 +103,7 @@ def _head(folder: Path) -> Iterator[dict[str, str]]:
             _wait("Ray's head", lambda: _answers(ports[0]) or head.poll() is not None)
             yield environment
         finally:
-            for pid, _ in _processes(tag):
+            for pid, _ in tagged(tag):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             head.wait()
@@ -109,7 +111,7 @@ def _head(folder: Path) -> Iterator[dict[str, str]]:
 
 def _measure(folder: Path, environment: Mapping[str, str]) -> tuple[list[dict[str, Any]], list[float], float]:
     """Windows of CPU and memory by part, how long calls of the keeper took, and seconds of training."""
-    setting = Setting(**{**_fields(SMALL), "world": RANKS, "global_batch": RANKS, "micro_batch": 1})
+    setting = dataclasses.replace(SMALL, world=RANKS, global_batch=RANKS, micro_batch=1)
     spec = folder / "run.yaml"
     spec.write_text(
         spec_text(folder, folder / "corpus", setting, name="run", strategy="ddp", steps=1_000_000, save_every=NEVER),
@@ -151,13 +153,13 @@ def _load(windows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     parts = sorted(windows[0]["cpu"])
     for part in parts:
         cores = [window["cpu"][part] for window in windows]
-        yield _figure(f"{part}_cpu_cores", cores, "cores")
+        yield figure(f"{part}_cpu_cores", cores, "cores")
         memory = [window["mb"][part] for window in windows]
         yield {"name": f"{part}_memory_first_mb", "value": memory[0], "unit": "MB"}
         yield {"name": f"{part}_memory_last_mb", "value": memory[-1], "unit": "MB"}
     cores = [sum(window["cpu"].values()) for window in windows]
     memory = [sum(window["mb"].values()) for window in windows]
-    yield _figure("head_cpu_cores", cores, "cores")
+    yield figure("head_cpu_cores", cores, "cores")
     yield {"name": "head_cpu_share", "value": 100 * statistics.median(cores) / HEAD_CPUS, "unit": "%"}
     yield {"name": "head_memory_last_mb", "value": memory[-1], "unit": "MB"}
     yield {"name": "head_memory_share", "value": 100 * memory[-1] / HEAD_MB, "unit": "%"}
@@ -190,14 +192,10 @@ def _read(store: Path) -> Iterator[dict[str, Any]]:
         yield {"name": f"{name}_reads_ledger_peak_mb", "value": kilobytes * 1024 / 1e6, "unit": "MB"}
 
 
-def _figure(name: str, values: list[float], unit: str) -> dict[str, Any]:
-    return {"name": name, "value": statistics.median(values), "unit": unit, "low": min(values), "high": max(values)}
-
-
 def _usage(tag: str) -> dict[int, tuple[str, float, float]]:
     """Part, CPU seconds and resident MB of each process of the head, by pid."""
     found = {}
-    for pid, command in _processes(tag):
+    for pid, command in tagged(tag):
         part = next((part for words, part in PARTS.items() if words in command), "ray_other")
         with contextlib.suppress(OSError):
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -216,20 +214,6 @@ def _window(before: Mapping[int, tuple[str, float, float]], after: Mapping[int, 
             cpu[part] += (used - before.get(pid, (part, 0.0, 0.0))[1]) / seconds
             memory[part] += resident
     return {"cpu": dict(cpu), "mb": dict(memory)}
-
-
-def _processes(tag: str) -> Iterator[tuple[int, str]]:
-    """Pids and command lines of what carries the tag."""
-    wanted = f"{TAG}={tag}".encode()
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                if wanted in (entry / "environ").read_bytes().split(b"\0"):
-                    yield int(entry.name), (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-
-
-def _fields(setting: Setting) -> dict[str, Any]:
-    return {name: getattr(setting, name) for name in Setting.__dataclass_fields__}
 
 
 def _free_port() -> int:

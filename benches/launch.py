@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import statistics
 import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
 from typing import Any
+
+from native import figure
 
 ROUNDS = 3
 GRACE_SECONDS = 20
@@ -45,11 +46,7 @@ def run() -> dict[str, Any]:
             for name, value in _round(plane, Corpus(texts), Path(folder, str(number)), built).items():
                 seconds.setdefault(name, []).append(value)
             print({name: round(values[-1], 2) for name, values in seconds.items()}, file=sys.stderr, flush=True)
-    return {"bench": "launch", "figures": [_figure(name, values) for name, values in seconds.items()]}
-
-
-def _figure(name: str, values: list[float]) -> dict[str, Any]:
-    return {"name": name, "value": statistics.median(values), "unit": "s", "low": min(values), "high": max(values)}
+    return {"bench": "launch", "figures": [figure(name, values, "s") for name, values in seconds.items()]}
 
 
 def _built(plane: Any, corpus: Any, folder: Path) -> Path:

@@ -23,7 +23,7 @@ from cluster import Cluster, documents
 from container import now
 from operators import KWOK_LABEL
 from plane import STATE
-from runs import eks, render
+from runs import SOMEBODY_ELSE, eks, render
 from training import Corpus, spec_text
 
 GROUPS = 10
@@ -31,8 +31,6 @@ GROUPS = 10
 HEAD = "headgroup"
 # A machine of its own for each pod is a lease of its own every ten seconds, too much for two cores beside the rest.
 PODS_PER_NODE = 10
-# KubeRay leaves alone what somebody else manages: what this module says of a job then stays.
-SOMEBODY_ELSE = "kueue.x-k8s.io/multikueue"
 CONNECTIONS = 8
 # Ranks that tell of each step in the ledger.
 RANKS = 64

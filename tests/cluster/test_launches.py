@@ -23,6 +23,8 @@ STEPS = 60
 LONG = 300
 # Longer than a save takes, shorter than the drain of 90 s that is rendered, so that SIGKILL has its say.
 GRACE_SECONDS = 20
+# Takes the cluster and the name of a pod.
+Strike = Callable[[Cluster, str], None]
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -120,42 +122,7 @@ def test_an_elastic_run_starts_on_its_floor_and_grows_when_a_machine_comes(
     assert_same(launch.run, undisturbed.run)
 
 
-@pytest.mark.long
-def test_a_run_whose_worker_pod_is_deleted_ends_with_equal_digests(
-    undisturbed: Launch, cluster: Cluster, corpus: Corpus, shared: Path
-) -> None:
-    launch = prepare(cluster, corpus, shared, built=undisturbed.shared / "built", steps=LONG)
-    struck(launch, "worker", delete)
-    assert len(launch.run.events("generation")) > 1, "the run did not notice"
-    assert_same(launch.run, undisturbed.run)
-
-
-@pytest.mark.long
-def test_a_run_whose_head_pod_is_deleted_goes_on_from_its_newest_commit(
-    undisturbed: Launch, cluster: Cluster, corpus: Corpus, shared: Path
-) -> None:
-    launch = prepare(cluster, corpus, shared, built=undisturbed.shared / "built", steps=LONG)
-    struck(launch, "head", delete)
-    assert_goes_on_in_another_attempt(launch, undisturbed)
-
-
-@pytest.mark.long
-def test_a_run_whose_head_process_is_killed_goes_on_in_the_same_pod(
-    undisturbed: Launch, cluster: Cluster, corpus: Corpus, shared: Path
-) -> None:
-    launch = prepare(cluster, corpus, shared, built=undisturbed.shared / "built", steps=LONG)
-    struck(launch, "head", kill)
-    assert_goes_on_in_another_attempt(launch, undisturbed)
-
-
-def assert_goes_on_in_another_attempt(launch: Launch, undisturbed: Launch) -> None:
-    attempts = {event["attempt"]: event["step"] for event in reversed(launch.run.steps())}
-    assert len(attempts) > 1, "the job was not submitted again"
-    assert min(step for attempt, step in attempts.items() if attempt > 1) > 10
-    assert_same(launch.run, undisturbed.run)
-
-
-def struck(launch: Launch, role: str, strike: Callable[[Cluster, str], None]) -> None:
+def struck(launch: Launch, role: str, strike: Strike) -> None:
     """Runs a launch to its end, one of whose pods is struck while it trains."""
     cluster = launch.cluster
     launch.apply()
@@ -173,6 +140,29 @@ def kill(cluster: Cluster, pod: str) -> None:
     status = cluster.pod(pod)["status"]["containerStatuses"][0]
     os.kill(int(status["containerID"].removeprefix("process://")), signal.SIGKILL)
     wait_for(f"`{pod}` to start again", lambda: cluster.pod(pod)["status"]["containerStatuses"][0]["restartCount"] == 1)
+
+
+@pytest.mark.long
+def test_a_run_whose_worker_pod_is_deleted_ends_with_equal_digests(
+    undisturbed: Launch, cluster: Cluster, corpus: Corpus, shared: Path
+) -> None:
+    launch = prepare(cluster, corpus, shared, built=undisturbed.shared / "built", steps=LONG)
+    struck(launch, "worker", delete)
+    assert len(launch.run.events("generation")) > 1, "the run did not notice"
+    assert_same(launch.run, undisturbed.run)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("strike", [delete, kill])
+def test_a_run_that_loses_its_head_goes_on_from_its_newest_commit(
+    strike: Strike, undisturbed: Launch, cluster: Cluster, corpus: Corpus, shared: Path
+) -> None:
+    launch = prepare(cluster, corpus, shared, built=undisturbed.shared / "built", steps=LONG)
+    struck(launch, "head", strike)
+    attempts = {event["attempt"]: event["step"] for event in reversed(launch.run.steps())}
+    assert len(attempts) > 1, "the job was not submitted again"
+    assert min(step for attempt, step in attempts.items() if attempt > 1) > 10
+    assert_same(launch.run, undisturbed.run)
 
 
 def assert_same(run: Run, undisturbed: Run) -> None:

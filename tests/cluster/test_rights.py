@@ -23,13 +23,11 @@ from chart import chart
 from client import Object, read_manifests, wait_for
 from cluster import Cluster
 from plane import AUDIT, STATE, ControlPlane
-from runs import NAME, Launch, prepare
+from runs import NAME, SOMEBODY_ELSE, Launch, prepare
 from training import Corpus
 
 # Beside launching, watching, stopping and logs: the class of the head of a run that waits in no queue.
 PARTS = ("priority",)
-# A controller that KubeRay leaves objects to: with it a test says itself what has become of them.
-OTHERS = "kueue.x-k8s.io/multikueue"
 TOKEN = "only-for-its-head"
 
 pytestmark = pytest.mark.timeout(600)
@@ -145,13 +143,13 @@ def head_of(cluster: Cluster, name: str) -> Iterator[None]:
             "apiVersion": "ray.io/v1",
             "kind": "RayJob",
             "metadata": {**own, "name": name},
-            "spec": {"managedBy": OTHERS, "entrypoint": "true", "rayClusterSpec": spec},
+            "spec": {"managedBy": SOMEBODY_ELSE, "entrypoint": "true", "rayClusterSpec": spec},
         },
         {
             "apiVersion": "ray.io/v1",
             "kind": "RayCluster",
             "metadata": {**own, "name": f"{name}-x", "labels": labels | origin},
-            "spec": {"managedBy": OTHERS, **spec},
+            "spec": {"managedBy": SOMEBODY_ELSE, **spec},
         },
         {"apiVersion": "v1", "kind": "Secret", "metadata": {**own, "name": f"{name}-x"}, "data": secret},
         # The API server passes nothing on but to addresses of pods.

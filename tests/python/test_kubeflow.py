@@ -12,26 +12,10 @@ from typing import Any
 import pytest
 import yaml
 
-from kubeflow import compiled, run_step
+from kubeflow import CLONE, compiled, run_step
 
-SPEC = """\
-version: 1
-name: solar
-store: /fsx/runs/solar
-data:
-  tokenizer: /fsx/tokenizer.json
-  sequence_length: 4096
-  sources: {web: {tokens: /fsx/web}}
-model: {preset: llama-8b}
-train: {global_batch: 256, steps: 1000}
-cluster:
-  workers: 16
-  eks:
-    namespace: training
-    image: acme/eagleray:0.3
-    groups: [{name: a, instance: p5.48xlarge, zone: us-east-2a, nodes: 2}]
-    volumes: [{mount: /fsx, claim: fsx}]
-"""
+# The spec of the tests of `launch --rejoin`, too.
+SPEC = (CLONE / "crates" / "cli" / "tests" / "data" / "launched.yaml").read_text(encoding="utf-8")
 LABELS = {"eagleray/run": "solar", "eagleray/launch": "solar-1"}
 METADATA = {"name": "solar-1", "namespace": "training", "labels": LABELS}
 

@@ -15,24 +15,8 @@ mod common;
 #[path = "../../launch/tests/common/mod.rs"]
 mod server;
 
-const SPEC: &str = "\
-version: 1
-name: solar
-store: /fsx/runs/solar
-data:
-  tokenizer: /fsx/tokenizer.json
-  sequence_length: 4096
-  sources: {web: {tokens: /fsx/web}}
-model: {preset: llama-8b}
-train: {global_batch: 256, steps: 1000}
-cluster:
-  workers: 16
-  eks:
-    namespace: training
-    image: acme/eagleray:0.3
-    groups: [{name: a, instance: p5.48xlarge, zone: us-east-2a, nodes: 2}]
-    volumes: [{mount: /fsx, claim: fsx}]
-";
+/// Of the tests of the Kubeflow pipeline, too.
+const SPEC: &str = include_str!("data/launched.yaml");
 
 fn spec_of(name: &str, text: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"run.yaml": text},

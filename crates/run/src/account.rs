@@ -88,7 +88,7 @@ pub fn of_store(store: &Store) -> Result<Account> {
     let claims = claim::all(store)?;
     let ends = claims.iter().map(|claim| claim::end_of(store, claim.attempt)).collect::<Result<Vec<_>>>()?;
     let resolved = resolved(store)?;
-    let mut account = of_events(&read_joined(store)?, &claims, &ends, &resolved);
+    let mut account = of_events(&read_joined(store, &claims)?, &claims, &ends, &resolved);
     store.url().clone_into(&mut account.store);
     account.state = state_of(store, claims.last(), ends.last().and_then(Option::as_ref))?;
     if let Some(row) = account.attempts.last_mut().filter(|_| account.state == RunState::Running) {

@@ -109,13 +109,12 @@ pub fn read_ledger(store: &Store) -> Result<Vec<Event>> {
     Ok(events)
 }
 
-/// The events that count as an account needs them: steps of other ranks than 0 that follow each other are one, and
+/// The events that count by a run's claims, as an account needs them: steps of other ranks than 0 that follow each other are one, and
 /// steps hold what an account takes of them. Memory grows with ranks and rank 0's steps, not with their product.
 ///
 /// # Errors
 /// As the store; `Corrupt` naming object and line.
-pub(crate) fn read_joined(store: &Store) -> Result<Vec<Event>> {
-    let claims = claim::all(store)?;
+pub(crate) fn read_joined(store: &Store, claims: &[Claim]) -> Result<Vec<Event>> {
     let objects = all_objects(store)?;
     let moment = |object: Option<&(u32, String)>| -> Result<Option<f64>> {
         let events = object.map(|(attempt, path)| read_object(store, path, *attempt)).transpose()?;
@@ -125,7 +124,7 @@ pub(crate) fn read_joined(store: &Store) -> Result<Vec<Event>> {
         (Some(first), Some(last)) => last - first,
         _ => 0.0,
     };
-    let until = |attempt| counts_until(&claims, attempt);
+    let until = |attempt| counts_until(claims, attempt);
     let parts = fold_objects(store, &objects, until, || Joined::over(seconds), Joined::extend)?;
     let mut events: Vec<Event> = parts.into_iter().flat_map(Joined::into_events).collect();
     sort(&mut events);

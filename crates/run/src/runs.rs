@@ -7,7 +7,7 @@ use eagleray_store::Store;
 use serde::Serialize;
 
 use crate::claim::{self, Claim, End};
-use crate::recent::newest_events;
+use crate::recent::{newest_events, newest_objects};
 use crate::{account, paths};
 
 /// Flushes that may pass without a step before a listing looks no further.
@@ -107,7 +107,7 @@ pub fn summary(store: &Store) -> Result<Summary> {
     let newest = claims.last();
     let end = newest.map(|claim| claim::end_of(store, claim.attempt)).transpose()?.flatten();
     let resolved = account::resolved(store)?;
-    let written = store.list(paths::LEDGER)?.iter().map(|object| object.modified_us).max();
+    let written = newest.map(|claim| written_us(store, claim.attempt)).transpose()?.flatten();
     let last_us = [written, newest.map(|claim| claim.claimed_us), end.as_ref().map(|end| end.ended_us)];
     #[expect(clippy::disallowed_methods, reason = "ages are told against the clock of whoever asks")]
     let now_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_micros() as u64);
@@ -120,6 +120,12 @@ pub fn summary(store: &Store) -> Result<Summary> {
         attempts: claims.len(),
         age_seconds: now_us.saturating_sub(last_us.into_iter().flatten().max().unwrap_or(0)) as f64 / 1e6,
     })
+}
+
+/// When an attempt last wrote into its ledger.
+fn written_us(store: &Store, attempt: u32) -> Result<Option<u64>> {
+    let Some(path) = newest_objects(store, attempt, 0)?.next() else { return Ok(None) };
+    Ok(store.head(&path)?.map(|object| object.modified_us))
 }
 
 /// The last step that an attempt speaks of, else that it resumed from. Its newest objects are read first.

@@ -1,10 +1,10 @@
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use eagleray_base::Kind;
 use eagleray_store::Store;
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 
 use crate::claim::{self, Claimant, End};
 use crate::event::{CAUSES, Event};
@@ -426,12 +426,12 @@ fn long_run(store: &Store) {
 fn an_account_of_joined_steps_is_that_of_all_of_them() {
     let store = store("joined");
     long_run(&store);
-    let (all, joined) = (read_ledger(&store).unwrap(), read_joined(&store).unwrap());
+    let claims = claim::all(&store).unwrap();
+    let (all, joined) = (read_ledger(&store).unwrap(), read_joined(&store, &claims).unwrap());
     assert_eq!(all.iter().filter(|event| event.kind == "step").count(), 1200);
     let of_others = joined.iter().filter(|event| event.kind == "step" && event.rank != Some(0)).count();
     // Each rank but the first in stretches of ten seconds at most, some of which the readers cut.
     assert!((90..200).contains(&of_others), "{of_others}");
-    let claims = claim::all(&store).unwrap();
     let of = |events: &[Event]| account::of_events(events, &claims, &[None], &Value::Null);
     let (wanted, found) = (of(&all), of(&joined));
     assert_eq!(

@@ -150,7 +150,7 @@ impl Launch {
                 return Err(ended_by_hand(&launch.name, "was stopped"));
             }
             (Some(failed), _) | (None, Some(failed)) if failed.phase == Phase::Failed => {
-                // A driver that was asked ends as one that failed, as far as KubeRay knows.
+                // One that was asked, and did not come to a good end: of an older image, or killed on the way.
                 if matches!(is_asked_to_stop(&run.resolved.spec.store), Ok(true)) {
                     return Err(ended_by_hand(&failed.name, "was stopped"));
                 }
@@ -189,18 +189,20 @@ fn made_of_this_spec(run: &Run, name: &str) -> Result<Option<String>> {
 
 /// Whether the newest attempt ended because it was asked to, before its last step.
 fn was_stopped(store: &str) -> Result<bool> {
-    let store = Store::open(store)?;
-    let Some(newest) = claim::all(&store)?.pop() else { return Ok(false) };
-    Ok(claim::end_of(&store, newest.attempt)?.is_some_and(|end| end.outcome == "stopped"))
+    of_newest_attempt(store, |store, attempt| {
+        Ok(claim::end_of(store, attempt)?.is_some_and(|end| end.outcome == "stopped"))
+    })
 }
 
 /// Whether somebody asked the driver of the newest attempt to stop.
 fn is_asked_to_stop(store: &str) -> Result<bool> {
+    of_newest_attempt(store, stop::is_asked)
+}
+
+/// Whether something holds of the newest attempt; false where there is none.
+fn of_newest_attempt(store: &str, holds: impl Fn(&Store, u32) -> Result<bool>) -> Result<bool> {
     let store = Store::open(store)?;
-    match claim::all(&store)?.last() {
-        Some(newest) => stop::is_asked(&store, newest.attempt),
-        None => Ok(false),
-    }
+    claim::all(&store)?.last().map_or(Ok(false), |newest| holds(&store, newest.attempt))
 }
 
 impl Resume {

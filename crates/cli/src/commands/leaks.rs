@@ -5,6 +5,7 @@ use std::path::Path;
 
 use eagleray_base::units::format_seconds;
 use eagleray_base::{Error, Result};
+use eagleray_kube::render::SPEC_FILE;
 use eagleray_launch::cluster::Cluster;
 use eagleray_launch::leaks::{Driver, Holdings, Leak, ask_heads, holdings, leaks};
 use eagleray_launch::resource::CONFIG_MAP;
@@ -15,9 +16,6 @@ use serde_json::{Value, json};
 
 use super::live::{ClusterArgs, Patience, now, patience};
 use crate::output::Output;
-
-/// Where a launch keeps its spec, in the `ConfigMap` of its name.
-const SPEC_FILE: &str = "run.yaml";
 
 /// What is looked for, and where.
 #[derive(clap::Args)]
